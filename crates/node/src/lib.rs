@@ -1,0 +1,1 @@
+//! Decides what a member does next: takes an input, yields effects.

@@ -1,0 +1,1 @@
+//! Decides by consensus, and performs nothing.

@@ -1,0 +1,19 @@
+//! Holds the generated gRPC clients and servers of etcd's services.
+//!
+//! *Absent.* The messages, which are crate `proto`'s, and every meaning.
+
+macro_rules! services {
+    ($name:ident, $file:literal, $doc:literal) => {
+#[doc = $doc]
+        #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+        #[rustfmt::skip]
+        pub mod $name {
+            include!(concat!("generated/", $file, ".rs"));
+        }
+    };
+}
+
+services!(etcdserverpb, "etcdserverpb", "KV, Watch, Lease, Cluster, Maintenance and Auth.");
+services!(health, "grpc.health.v1", "The standard gRPC health service.");
+services!(v3electionpb, "v3electionpb", "Election.");
+services!(v3lockpb, "v3lockpb", "Lock.");

@@ -1,0 +1,1 @@
+//! Runs a member: configuration, bootstrap, threads; translates gRPC and HTTP to the node's typed calls.

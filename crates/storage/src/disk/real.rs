@@ -1,0 +1,5 @@
+//! Files of the operating system.
+
+/// The real file system.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Real;

@@ -1,0 +1,1 @@
+//! Applies committed requests to the replicated state, deterministically.
