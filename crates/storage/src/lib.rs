@@ -4,6 +4,7 @@
 //! parent, a file descriptor or `std::fs`.
 
 pub mod bolt;
+pub mod datadir;
 pub mod disk;
 pub mod snap;
 pub mod wal;

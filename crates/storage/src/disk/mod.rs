@@ -14,8 +14,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod faulty;
+mod image;
 mod real;
 
+pub use faulty::Faulty;
+pub use image::{Blob, Image};
 pub use real::Real;
 
 /// How a file is opened.
@@ -32,7 +36,7 @@ pub enum Open {
 }
 
 /// Which of etcd's two lock kinds guards a file. On Linux they do not exclude each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lock {
     /// Open-file-description record lock over the whole file: WAL segments.
     Ofd,
