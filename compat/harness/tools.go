@@ -1,0 +1,61 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+)
+
+// Tools holds the paths of the binaries under test.
+type Tools struct {
+	Etcd    string // real etcd, built from the pinned module
+	Etcdctl string
+	Etcdutl string
+	Ours    string // the binary compared with it
+}
+
+var tools = sync.OnceValues(loadTools)
+
+// LoadTools builds the real binaries once and finds ours. A missing binary is an error, never a
+// reason to skip: a comparison that did not run must not look like one that passed.
+func LoadTools() (*Tools, error) { return tools() }
+
+// Root is the directory of this Go module.
+func Root() string {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		panic("no caller information")
+	}
+	return filepath.Dir(filepath.Dir(file))
+}
+
+func loadTools() (*Tools, error) {
+	bin := filepath.Join(Root(), "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return nil, err
+	}
+	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator),
+		"./cmd/etcd", "./cmd/etcdctl", "./cmd/etcdutl")
+	build.Dir = Root()
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building real etcd: %w\n%s", err, out)
+	}
+	t := &Tools{
+		Etcd:    filepath.Join(bin, "etcd"),
+		Etcdctl: filepath.Join(bin, "etcdctl"),
+		Etcdutl: filepath.Join(bin, "etcdutl"),
+		Ours:    os.Getenv("QUORATE_BIN"),
+	}
+	if t.Ours == "" {
+		t.Ours = filepath.Join(Root(), "..", "target", "release", "quorate")
+	}
+	if _, err := os.Stat(t.Ours); err != nil {
+		return nil, errors.Join(
+			errors.New("build it first (cargo build --release) or name it in QUORATE_BIN"), err)
+	}
+	return t, nil
+}
