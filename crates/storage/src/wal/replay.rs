@@ -1,0 +1,245 @@
+//! Walks over all records of a log, and turns their data into messages.
+//!
+//! *Invariants.*
+//! 1. Every segment begins with a checksum that continues the chain, then the metadata, which is
+//!    the same in all of them.
+//! 2. Only the last segment may be torn.
+//!
+//! The kind of a record is outside its checksum. So the messages are checked as well: no hard
+//! state passes for an entry, and no entry for a hard state, because raft never writes an entry
+//! of term 0, a change of configuration without data, or a hard state with a vote but no term.
+
+use std::path::Path;
+
+use base::{LogIndex, Term};
+use bytes::Bytes;
+use prost::Message;
+use proto::{raftpb, walpb};
+
+use super::error::{Doing, Error};
+use super::reader::{Ending, Frame, Reader};
+use super::record::{Kind, Record};
+use super::segment::Segment;
+
+/// Where a log ends.
+pub(super) struct Tail {
+    /// Where in the last segment the next record goes.
+    pub(super) offset: u64,
+    /// The chain of checksums there.
+    pub(super) crc: u32,
+    /// Why the end is not clean, if it is not.
+    pub(super) torn: Option<&'static str>,
+    /// The metadata of all segments.
+    pub(super) metadata: Bytes,
+}
+
+/// A record and where it stands, for errors.
+#[derive(Clone, Copy)]
+pub(super) struct Placed<'a> {
+    pub(super) path: &'a Path,
+    pub(super) offset: u64,
+    pub(super) record: Record<'a>,
+}
+
+/// Calls `visit` for every record but those that begin a segment.
+pub(super) fn walk(
+    dir: &Path,
+    segments: &[Segment],
+    mut visit: impl FnMut(Placed<'_>) -> Result<(), Error>,
+) -> Result<Tail, Error> {
+    let mut chain = None;
+    let mut metadata = None;
+    let mut tail = None;
+    for (number, segment) in segments.iter().enumerate() {
+        let last = number + 1 == segments.len();
+        tail = walk_segment(segment, last, &mut chain, &mut metadata, &mut visit)?;
+    }
+    match (tail, chain, metadata) {
+        (Some((offset, torn)), Some(crc), Some(metadata)) => {
+            Ok(Tail { offset, crc, torn, metadata })
+        }
+        _ => Err(Error::NoSegment { dir: dir.to_owned(), index: LogIndex(0) }),
+    }
+}
+
+/// Walks one segment; of the last one, returns where it ends and why it is torn, if it is.
+fn walk_segment(
+    segment: &Segment,
+    last: bool,
+    chain: &mut Option<u32>,
+    metadata: &mut Option<Bytes>,
+    visit: &mut impl FnMut(Placed<'_>) -> Result<(), Error>,
+) -> Result<Option<(u64, Option<&'static str>)>, Error> {
+    let path = &segment.path;
+    let mut reader = Reader::new(segment).doing("read", path)?;
+    let mut count = 0_u64;
+    let broken = loop {
+        let (offset, record) = match reader.next(*chain).doing("read", path)? {
+            Frame::Record { offset, record } => (offset, record),
+            Frame::End => break None,
+            Frame::Broken(what) => break Some(what),
+        };
+        *chain = Some(record.crc);
+        count += 1;
+        let expected = match count {
+            1 => record.kind == Kind::Crc,
+            2 => record.kind == Kind::Metadata,
+            _ => true,
+        };
+        if !expected {
+            return Err(Error::corrupt(path, offset, "the head of a segment is not one"));
+        }
+        match record.kind {
+            Kind::Crc => {}
+            Kind::Metadata => match &metadata {
+                None => *metadata = Some(Bytes::copy_from_slice(record.data)),
+                Some(first) if first == record.data => {}
+                Some(_) => {
+                    return Err(Error::corrupt(path, offset, "conflicting metadata"));
+                }
+            },
+            Kind::Entry | Kind::State | Kind::Snapshot => visit(Placed { path, offset, record })?,
+        }
+    };
+    let offset = reader.position();
+    let (Some(crc), 2..) = (*chain, count) else {
+        let what = broken.unwrap_or("a segment without metadata");
+        return Err(Error::corrupt(path, offset, what));
+    };
+    let ending = match broken {
+        _ if last => reader.judge(broken, crc).doing("read", path)?,
+        Some(what) => Ending::Damaged(what),
+        None if reader.rest_is_zero().doing("read", path)? => Ending::Clean,
+        None => Ending::Damaged("a length of zero with data after it"),
+    };
+    match ending {
+        Ending::Clean => Ok(Some((offset, None))),
+        Ending::Torn(what) => Ok(Some((offset, Some(what)))),
+        Ending::Damaged(what) => Err(Error::corrupt(path, offset, what)),
+    }
+}
+
+impl Placed<'_> {
+    fn corrupt(&self, what: impl Into<String>) -> Error {
+        Error::corrupt(self.path, self.offset, what)
+    }
+
+    /// The data as a message, which must have no fields that we do not know.
+    fn message<M: Message + Default>(&self, name: &str) -> Result<M, Error> {
+        let message = M::decode(self.record.data)
+            .map_err(|error| self.corrupt(format!("not {name}: {error}")))?;
+        if message.encoded_len() == self.record.data.len() {
+            Ok(message)
+        } else {
+            Err(self.corrupt(format!("not {name}: it has unknown fields")))
+        }
+    }
+
+    /// The data as an entry, in memory of its own.
+    pub(super) fn entry(&self) -> Result<raftpb::Entry, Error> {
+        let data = Bytes::copy_from_slice(self.record.data);
+        let entry = raftpb::Entry::decode(data)
+            .map_err(|error| self.corrupt(format!("not an entry: {error}")))?;
+        let payload = entry.data.as_ref().is_some_and(|data| !data.is_empty());
+        match entry.r#type.unwrap_or_default() {
+            0 if entry.term() > 0 => Ok(entry),
+            1 | 2 if entry.term() > 0 && payload => Ok(entry),
+            _ => Err(self.corrupt("not an entry that raft writes")),
+        }
+    }
+
+    /// The data as a hard state that may follow `before`.
+    pub(super) fn state(&self, before: &raftpb::HardState) -> Result<raftpb::HardState, Error> {
+        let state: raftpb::HardState = self.message("a hard state")?;
+        if state.term() == 0 || state.term() < before.term() {
+            return Err(self.corrupt(format!(
+                "a hard state of term {} after one of term {}",
+                state.term(),
+                before.term()
+            )));
+        }
+        Ok(state)
+    }
+
+    /// The data as a snapshot record.
+    pub(super) fn snapshot(&self) -> Result<walpb::Snapshot, Error> {
+        self.message("a snapshot record")
+    }
+}
+
+/// Gathers what [`super::Wal::open`] returns.
+pub(super) struct Collector {
+    /// Where reading starts: entries up to here are passed over.
+    start: (LogIndex, Term),
+    pub(super) state: raftpb::HardState,
+    /// Entries after the start, without a gap.
+    pub(super) entries: Vec<raftpb::Entry>,
+    /// The index of the last entry or snapshot record written.
+    pub(super) last: LogIndex,
+    /// Whether the start has been recorded.
+    pub(super) start_found: bool,
+}
+
+impl Collector {
+    pub(super) fn new(start: &walpb::Snapshot) -> Self {
+        Self {
+            start: (LogIndex(start.index()), Term(start.term())),
+            state: raftpb::HardState::default(),
+            entries: Vec::new(),
+            last: LogIndex(0),
+            start_found: false,
+        }
+    }
+
+    pub(super) fn take(&mut self, placed: Placed<'_>) -> Result<(), Error> {
+        match placed.record.kind {
+            Kind::Entry => self.take_entry(&placed),
+            Kind::State => {
+                self.state = placed.state(&self.state)?;
+                Ok(())
+            }
+            Kind::Snapshot => self.take_snapshot(&placed),
+            Kind::Crc | Kind::Metadata => Ok(()),
+        }
+    }
+
+    /// An entry replaces those of its index and after; one at or before the start, all of them.
+    /// (etcd passes over the latter, and may give raft overwritten entries after a snapshot.)
+    fn take_entry(&mut self, placed: &Placed<'_>) -> Result<(), Error> {
+        let entry = placed.entry()?;
+        self.last = LogIndex(entry.index());
+        let Some(ahead) = entry.index().checked_sub(self.start.0.0 + 1) else {
+            self.entries.clear();
+            return Ok(());
+        };
+        match usize::try_from(ahead) {
+            Ok(at) if at <= self.entries.len() => {
+                self.entries.truncate(at);
+                self.entries.push(entry);
+                Ok(())
+            }
+            _ => Err(placed.corrupt(format!(
+                "entry {} follows entry {}",
+                entry.index(),
+                self.start.0.0 + self.entries.len() as u64
+            ))),
+        }
+    }
+
+    fn take_snapshot(&mut self, placed: &Placed<'_>) -> Result<(), Error> {
+        let snapshot = placed.snapshot()?;
+        let (index, term) = (LogIndex(snapshot.index()), Term(snapshot.term()));
+        self.last = self.last.max(index);
+        if index != self.start.0 {
+            return Ok(());
+        }
+        if term != self.start.1 {
+            return Err(placed.corrupt(format!(
+                "the snapshot at index {index} has term {term}, not {}",
+                self.start.1
+            )));
+        }
+        self.start_found = true;
+        Ok(())
+    }
+}
