@@ -150,6 +150,14 @@ impl Faulty {
         self.0.lock().crashed
     }
 
+    /// Lets operations succeed again after a crash, with nothing lost: the process was killed, the
+    /// machine went on.
+    pub fn restart(&self) {
+        let mut state = self.0.lock();
+        state.crash_at = None;
+        state.crashed = false;
+    }
+
     /// What a power loss at this moment could leave. Half of the draws mix; the others lose or
     /// keep everything that is not synced.
     pub fn image(&self, rng: &mut Rng) -> Image {
@@ -617,6 +625,7 @@ impl File for Handle {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock();
         let synced = state.may_sync();
+        let stopped = state.crashed;
         let file = state.file(self.inode)?;
         match synced {
             Ok(true) if !file.abandoned => {
@@ -626,7 +635,8 @@ impl File for Handle {
             }
             Ok(_) => Ok(()),
             Err(error) => {
-                file.abandoned = true;
+                // A stopped disk has not even tried.
+                file.abandoned |= !stopped;
                 Err(error)
             }
         }

@@ -1,1 +1,141 @@
+//! The disk at its limits: full, failing, or not to be waited for.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::disk::{Disk, Faulty};
+use storage::wal::{Options, Wal};
+
+use super::{OPTIONS, beginning, create, dir, entry, new_disk, open, state};
+
+#[test]
+fn a_batch_costs_one_write_and_one_sync() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    let before = disk.operations();
+    let batch: Vec<_> = (1..=10).map(|index| entry(1, index, b"value")).collect();
+    wal.append(&batch, Some(&state(1, 1, 0))).unwrap();
+    wal.append(&[], Some(&state(1, 1, 10))).unwrap();
+    assert_eq!(disk.operations(), before);
+    wal.sync().unwrap();
+    assert_eq!(disk.operations(), before + 2);
+    wal.sync().unwrap();
+    assert_eq!(disk.operations(), before + 2, "there is nothing to sync");
+}
+
+#[test]
+fn without_syncs_nothing_is_synced() {
+    let disk = new_disk();
+    disk.fail_sync_after(0);
+    let options = Options { sync: false, ..OPTIONS };
+    let metadata = Bytes::from_static(b"m");
+    let mut wal = Wal::create(Arc::new(disk.clone()), dir(), metadata, options).unwrap();
+    for index in 1..=30 {
+        wal.append(&[entry(1, index, &[1; 300])], Some(&state(1, 1, index))).unwrap();
+        wal.sync().unwrap();
+    }
+    drop(wal);
+    let opened = Wal::open(Arc::new(disk), dir(), &beginning(), options).unwrap();
+    assert_eq!(opened.entries.len(), 30);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    wal.append(&[entry(1, 1, b"a")], Some(&state(1, 1, 0))).unwrap();
+    disk.fail_sync_after(0);
+    let path = "/data/member/wal/0000000000000000-0000000000000000.wal";
+    let failed = wal.sync().unwrap_err().to_string();
+    assert!(failed.starts_with(&format!("{path}: cannot sync: ")), "{failed}");
+    let stopped = "/data/member/wal: stopped after an earlier failure of a write or sync";
+    assert_eq!(wal.sync().unwrap_err().to_string(), stopped);
+    assert_eq!(wal.append(&[entry(1, 2, b"b")], None).unwrap_err().to_string(), stopped);
+}
+
+/// Appends and syncs until the disk is full; returns how many entries were synced.
+fn fill(wal: &mut Wal, from: u64) -> u64 {
+    for index in from..from + 1000 {
+        let appended = wal.append(&[entry(1, index, &[1; 300])], Some(&state(1, 1, index - 1)));
+        if let Err(error) = appended.and_then(|()| wal.sync()) {
+            assert!(error.is_no_space(), "{error}");
+            assert!(!error.to_string().contains('\n'));
+            return index - 1;
+        }
+    }
+    panic!("the disk was never full");
+}
+
+#[test]
+fn a_full_disk_stops_the_log_and_loses_nothing() {
+    for capacity in [4_000, 5_000, 9_000, 9_100, 12_345] {
+        let disk = new_disk();
+        let mut wal = create(&disk).unwrap();
+        disk.set_capacity(Some(capacity));
+        let synced = fill(&mut wal, 1);
+        drop(wal);
+        // Still full: it opens, or says that the copy of a torn end has no room.
+        match open(&disk, &beginning()) {
+            Ok(opened) => assert!(opened.entries.len() as u64 >= synced, "at {capacity}"),
+            Err(error) => assert!(error.is_no_space(), "{error}"),
+        }
+        disk.set_capacity(None);
+        let mut opened = open(&disk, &beginning()).unwrap();
+        assert!(opened.entries.len() as u64 >= synced);
+        let next = opened.entries.len() as u64 + 1;
+        opened.wal.append(&[entry(1, next, &[1; 3000])], Some(&state(1, 1, next))).unwrap();
+        opened.wal.sync().unwrap();
+    }
+}
+
+#[test]
+fn a_closed_log_leaves_segments_only() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    assert_eq!(disk.list(dir()).unwrap(), ["0.tmp".into(), segment(0, 0)]);
+    wal.append(&[entry(1, 1, &[1; 3000])], Some(&state(1, 1, 1))).unwrap();
+    assert_eq!(disk.list(dir()).unwrap(), [segment(0, 0), segment(1, 2), "1.tmp".into()]);
+    wal.close().unwrap();
+    assert_eq!(disk.list(dir()).unwrap(), [segment(0, 0), segment(1, 2)]);
+    // What a kill leaves is taken away.
+    for name in ["0.tmp", "1.tmp"] {
+        let file = disk.open(&dir().join(name), storage::disk::Open::Create).unwrap();
+        file.write_all_at(b"left over", 0).unwrap();
+    }
+    let opened = open(&disk, &beginning()).unwrap();
+    assert_eq!(disk.list(dir()).unwrap(), ["0.tmp".into(), segment(0, 0), segment(1, 2)]);
+    assert!(disk.read(&dir().join("0.tmp")).unwrap().iter().all(|byte| *byte == 0));
+    opened.wal.close().unwrap();
+}
+
+fn segment(sequence: u64, first: u64) -> std::path::PathBuf {
+    Path::new(&format!("{sequence:016x}-{first:016x}.wal")).into()
+}
+
+#[test]
+fn what_a_killed_process_wrote_is_durable_once_it_is_read() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    // Cut, so that everything but the last entry is synced; then written without a sync.
+    wal.append(&[entry(1, 1, &[1; 3000])], Some(&state(1, 1, 1))).unwrap();
+    wal.append(&[entry(1, 2, &[2; 1000])], Some(&state(1, 1, 1))).unwrap();
+    let killed = kill_with_writes(disk, wal);
+    let opened = open(&killed, &beginning()).unwrap();
+    let read = opened.entries.clone();
+    let mut rng = base::Rng::new(4);
+    for _ in 0..20 {
+        let image = killed.image(&mut rng);
+        let again = open(&Faulty::from_image(&image, 0).unwrap(), &beginning()).unwrap();
+        assert_eq!(again.entries, read);
+    }
+}
+
+/// Lets the log write its buffer and fail at the sync, as a kill between the two would have it.
+fn kill_with_writes(disk: Faulty, mut wal: Wal) -> Faulty {
+    disk.crash_at(disk.operations() + 1);
+    assert!(wal.sync().is_err() && disk.crashed());
+    drop(wal);
+    disk.restart();
+    disk
+}
