@@ -1,0 +1,102 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
+)
+
+// WALDir is where a data directory keeps its log.
+func WALDir(data string) string { return filepath.Join(data, "member", "wal") }
+
+// DBFile is where a data directory keeps its database.
+func DBFile(data string) string { return filepath.Join(data, "member", "snap", "db") }
+
+// Log is what etcd's own reader finds in a directory's log.
+type Log struct {
+	Snapshot    uint64 // the newest snapshot record that is covered by a commit
+	First, Last uint64 // entries after it
+	Commit      uint64
+}
+
+// CheckWAL reads the log with etcd's own packages.
+func CheckWAL(data string) (Log, error) {
+	dir, lg := WALDir(data), zap.NewNop()
+	snapshots, err := wal.ValidSnapshotEntries(lg, dir)
+	if err != nil {
+		return Log{}, fmt.Errorf("wal.ValidSnapshotEntries: %w", err)
+	}
+	at := &walpb.Snapshot{}
+	if len(snapshots) > 0 {
+		at = snapshots[len(snapshots)-1]
+	}
+	if _, err := wal.Verify(lg, dir, at); err != nil {
+		return Log{}, fmt.Errorf("wal.Verify: %w", err)
+	}
+	w, err := wal.OpenForRead(lg, dir, at)
+	if err != nil {
+		return Log{}, fmt.Errorf("wal.OpenForRead: %w", err)
+	}
+	defer w.Close()
+	_, state, entries, err := w.ReadAll()
+	if err != nil {
+		return Log{}, fmt.Errorf("wal.ReadAll: %w", err)
+	}
+	found := Log{Snapshot: at.GetIndex(), Commit: state.GetCommit()}
+	if len(entries) > 0 {
+		found.First, found.Last = entries[0].GetIndex(), entries[len(entries)-1].GetIndex()
+	}
+	return found, nil
+}
+
+// CheckDB walks the whole database with bbolt's own checker.
+func CheckDB(file string) error {
+	db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, Timeout: 5 * time.Second})
+	if err != nil {
+		return fmt.Errorf("bbolt open: %w", err)
+	}
+	defer db.Close()
+	return db.View(func(tx *bolt.Tx) error {
+		var all []error
+		for err := range tx.Check() {
+			all = append(all, err)
+		}
+		return errors.Join(all...)
+	})
+}
+
+// Etcdutl runs the real etcdutl.
+func Etcdutl(args ...string) (string, error) {
+	t, err := LoadTools()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command(t.Etcdutl, args...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("etcdutl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// CheckDir reads a stopped member's directory with every tool of etcd's that reads one.
+func CheckDir(data string) error {
+	if _, err := CheckWAL(data); err != nil {
+		return err
+	}
+	if err := CheckDB(DBFile(data)); err != nil {
+		return fmt.Errorf("bbolt check: %w", err)
+	}
+	if _, err := Etcdutl("snapshot", "status", DBFile(data)); err != nil {
+		return err
+	}
+	_, err := Etcdutl("hashkv", DBFile(data))
+	return err
+}
