@@ -1,1 +1,175 @@
-//! datadir
+//! Where a member keeps its files, exactly as etcd does.
+//!
+//! ```text
+//! <data-dir>/member/wal/%016x-%016x.wal        segments of the log: number, first index
+//!                       0.tmp, 1.tmp           the next segment
+//!                       *.broken               copies of torn segments
+//!            member/wal.tmp/                   a log being created
+//!            member/snap/db                    the database
+//!                        %016x-%016x.snap      snapshots of raft: term, index
+//!                        %016x.snap.db         a database received: index
+//!                        db.tmp*, tmp*         left over from a defragmentation or a transfer
+//! ```
+//!
+//! *Contract.* `server/storage/datadir` of etcd v3.7.1.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use base::LogIndex;
+
+use crate::disk::Disk;
+use crate::wal;
+
+/// The paths of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDir {
+    root: PathBuf,
+    wal: PathBuf,
+}
+
+impl DataDir {
+    /// The layout below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        let wal = root.join("member").join("wal");
+        Self { root, wal }
+    }
+
+    /// The same, with the log elsewhere (`--wal-dir`).
+    pub fn with_wal(self, wal: impl Into<PathBuf>) -> Self {
+        Self { wal: wal.into(), ..self }
+    }
+
+    /// The directory that the operator named.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Everything of a member but a log elsewhere.
+    pub fn member(&self) -> PathBuf {
+        self.root.join("member")
+    }
+
+    /// The segments of the log.
+    pub fn wal(&self) -> &Path {
+        &self.wal
+    }
+
+    /// The database and the snapshots.
+    pub fn snap(&self) -> PathBuf {
+        self.member().join("snap")
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.snap().join("db")
+    }
+
+    /// A database received with the snapshot at `index`, to become the database.
+    pub fn received(&self, index: LogIndex) -> PathBuf {
+        self.snap().join(format!("{:016x}.snap.db", index.0))
+    }
+
+    /// Whether a member has been here: there is a log.
+    pub fn is_initialized(&self, disk: &dyn Disk) -> io::Result<bool> {
+        wal::exists(disk, &self.wal)
+    }
+
+    /// Creates what is missing of the directories, but not that of the log, and makes their names
+    /// durable.
+    pub fn create(&self, disk: &dyn Disk) -> io::Result<()> {
+        create_durably(disk, &self.snap())?;
+        match self.wal.parent() {
+            Some(parent) => create_durably(disk, parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what an interrupted creation, defragmentation or transfer left, and returns it.
+    pub fn remove_leftovers(&self, disk: &dyn Disk) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        let unfinished = wal::temporary_dir(&self.wal);
+        if disk.exists(&unfinished)? {
+            disk.remove_dir_all(&unfinished)?;
+            removed.push(unfinished);
+        }
+        let snap = self.snap();
+        if disk.exists(&snap)? {
+            for name in disk.list(&snap)? {
+                let text = name.to_string_lossy();
+                if text.starts_with("db.tmp") || text.starts_with("tmp") {
+                    let path = snap.join(&name);
+                    disk.remove(&path)?;
+                    removed.push(path);
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Creates a directory with its parents; the name of each new one is durable on return.
+fn create_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        if disk.exists(ancestor)? {
+            break;
+        }
+        missing.push(ancestor);
+    }
+    disk.create_dir_all(path)?;
+    for created in missing.into_iter().rev() {
+        match created.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new("."))?,
+            Some(parent) => disk.sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Rng;
+
+    use super::*;
+    use crate::disk::{Faulty, Open};
+
+    #[test]
+    fn paths_are_etcds() {
+        let dir = DataDir::new("/d");
+        assert_eq!(dir.wal(), Path::new("/d/member/wal"));
+        assert_eq!(dir.database(), Path::new("/d/member/snap/db"));
+        let received = dir.received(LogIndex(0x1f));
+        assert_eq!(received, Path::new("/d/member/snap/000000000000001f.snap.db"));
+        assert_eq!(dir.with_wal("/w").wal(), Path::new("/w"));
+    }
+
+    #[test]
+    fn directories_are_durable_when_made() {
+        let disk = Faulty::new(0);
+        let dir = DataDir::new("/a/b").with_wal("/elsewhere/wal");
+        dir.create(&disk).unwrap();
+        let image = disk.image(&mut Rng::new(0));
+        let expected = ["/a", "/a/b", "/a/b/member", "/a/b/member/snap", "/elsewhere"];
+        assert_eq!(image.directories, expected.map(PathBuf::from));
+        assert!(!dir.is_initialized(&disk).unwrap());
+        dir.create(&disk).unwrap();
+    }
+
+    #[test]
+    fn leftovers_go_and_the_rest_stays() {
+        let disk = Faulty::new(0);
+        let dir = DataDir::new("/a");
+        dir.create(&disk).unwrap();
+        disk.create_dir_all(Path::new("/a/member/wal.tmp")).unwrap();
+        for name in ["db", "db.tmp.123", "tmp9", "0000000000000001.snap.db"] {
+            disk.open(&dir.snap().join(name), Open::Create).unwrap();
+        }
+        let removed = dir.remove_leftovers(&disk).unwrap();
+        let expected = ["/a/member/wal.tmp", "/a/member/snap/db.tmp.123", "/a/member/snap/tmp9"];
+        assert_eq!(removed, expected.map(PathBuf::from));
+        assert_eq!(disk.list(&dir.snap()).unwrap().len(), 2);
+    }
+}

@@ -41,6 +41,7 @@ use proto::{raftpb, walpb};
 
 pub use error::Error;
 pub use repair::Repair;
+pub(crate) use segment::hex;
 
 use crate::disk::{Disk, File, Open};
 use error::Doing;
