@@ -1,1 +1,18 @@
 //! Opens and guards connections.
+//!
+//! ```text
+//!  Listener ── accept ──► Gate (how many) ──► Lanes: one single-threaded runtime a core,
+//!   tcp, unix                                  a connection stays on its lane for life
+//! ```
+//!
+//! *Absent.* What is said on a connection: requests and protocols are `server`'s and `peer`'s.
+
+mod lanes;
+mod listener;
+mod stream;
+pub mod url;
+
+pub use lanes::{Lane, Lanes};
+pub use listener::{Accepted, BindError, Gate, Listener, TooFewDescriptors};
+pub use stream::{PeerAddress, Stream};
+pub use url::{Scheme, Url, UrlError};

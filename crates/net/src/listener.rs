@@ -1,0 +1,194 @@
+//! Binds addresses and accepts connections, up to a limit.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::stream::{PeerAddress, Stream};
+use crate::url::Url;
+
+/// Connections the kernel may hold for us before they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// File descriptors that are never given to clients: the member's own files and peers.
+const RESERVED_DESCRIPTORS: u64 = 150;
+
+/// The pause after an accept that failed for want of a resource.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An address could not be bound.
+#[derive(Debug, Error)]
+#[error("listen {network} {address}: {reason}")]
+pub struct BindError {
+    network: &'static str,
+    address: String,
+    reason: String,
+}
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: String,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds `url`. Must be called inside a runtime.
+    pub fn bind(url: &Url) -> Result<Self, BindError> {
+        if url.scheme().is_unix() { Self::bind_unix(url) } else { Self::bind_tcp(url) }
+    }
+
+    fn bind_tcp(url: &Url) -> Result<Self, BindError> {
+        let fail = |address: String, reason: String| BindError { network: "tcp", address, reason };
+        let given = url.authority().to_owned();
+        // An empty host is every address of the machine.
+        let asked = if url.host().is_empty() { format!("[::]{given}") } else { given.clone() };
+        let address = asked
+            .to_socket_addrs()
+            .map_err(|error| fail(given.clone(), format!("lookup: {error}")))?
+            .min_by_key(SocketAddr::is_ipv6)
+            .ok_or_else(|| fail(given, "no such host".to_owned()))?;
+        let bind = || -> io::Result<TcpListener> {
+            let socket =
+                if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        let listener =
+            bind().map_err(|error| fail(address.to_string(), format!("bind: {}", text(&error))))?;
+        let address = listener.local_addr().unwrap_or(address).to_string();
+        Ok(Self { socket: Socket::Tcp(listener), address })
+    }
+
+    fn bind_unix(url: &Url) -> Result<Self, BindError> {
+        let path = url.socket_path();
+        // What an earlier process left; one that is in use is not noticed, as with etcd.
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(BindError { network: "unix", address: path, reason: text(&error) });
+            }
+        }
+        match UnixListener::bind(&path) {
+            Ok(listener) => Ok(Self { socket: Socket::Unix(listener), address: path }),
+            Err(error) => {
+                let reason = format!("bind: {}", text(&error));
+                Err(BindError { network: "unix", address: path, reason })
+            }
+        }
+    }
+
+    /// Where it listens, with the port the system chose when 0 was asked for.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The next connection, and who made it. Errors of a single connection, and want of
+    /// descriptors, are waited out.
+    pub async fn accept(&self) -> io::Result<(Accepted, PeerAddress)> {
+        loop {
+            let accepted = match &self.socket {
+                Socket::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
+                    stream.set_nodelay(true)?;
+                    Ok((Accepted::Tcp(stream.into_std()?), PeerAddress::Tcp(peer)))
+                }),
+                Socket::Unix(listener) => listener.accept().await.and_then(|(stream, _)| {
+                    Ok((Accepted::Unix(stream.into_std()?), PeerAddress::Unix))
+                }),
+            };
+            match accepted {
+                Ok(accepted) => return Ok(accepted),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_shortage(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A connection that belongs to no runtime yet.
+#[derive(Debug)]
+pub enum Accepted {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A socket file.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// Gives the connection to the runtime this is called in.
+    pub fn register(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, InvalidInput};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|shortage| code == Some(shortage.raw_os_error()))
+}
+
+/// The system's words for an error, as Go prints them: lower case and without the number.
+fn text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// How many connections a listener may have open.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+/// The machine refuses to give enough file descriptors.
+#[derive(Debug, Error)]
+#[error(
+    "file descriptor limit[{limit}] of etcd process is too low, and should be set higher than {RESERVED_DESCRIPTORS} to ensure internal usage"
+)]
+pub struct TooFewDescriptors {
+    limit: u64,
+}
+
+impl Gate {
+    /// As many as the limit of descriptors leaves.
+    pub fn from_descriptor_limit() -> Result<Self, TooFewDescriptors> {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if limit <= RESERVED_DESCRIPTORS {
+            return Err(TooFewDescriptors { limit });
+        }
+        let places = usize::try_from(limit - RESERVED_DESCRIPTORS).unwrap_or(usize::MAX);
+        Ok(Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))))
+    }
+
+    /// Waits for a place; it is free again when the permit is dropped.
+    pub async fn enter(&self) -> OwnedSemaphorePermit {
+        let Ok(permit) = Arc::clone(&self.0).acquire_owned().await else {
+            unreachable!("the semaphore is never closed");
+        };
+        permit
+    }
+}
