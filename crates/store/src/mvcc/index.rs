@@ -1,0 +1,551 @@
+//! Every key with its revisions, in memory, ordered by key.
+//!
+//! ```text
+//!  first keys:   ""            "k/300"           "pods/7"        a B-tree of chunks
+//!                │                │                 │
+//!  chunks:     [k/1 .. k/299]  [k/300 .. pods/6]  [pods/7 ..]    sorted, CHUNK_MAX keys each
+//! ```
+//!
+//! A key costs its slot (48 bytes) and its bytes; the chunks grow in small steps, so that slots
+//! that are not used yet are few.
+//!
+//! *Invariants.*
+//! 1. A chunk's first key bounds its keys from below, the next chunk's from above; the first
+//!    chunk's is empty.
+//! 2. Readers hold the lock for [`VISIT_MAX`] keys at most and go on after the last one they saw.
+//!    What they see at a revision does not change meanwhile: later writes have later revisions,
+//!    and a compaction above their revision shows in [`Index::compacted`].
+//!
+//! *Contract.* `server/storage/mvcc/index.go` of etcd v3.7.1.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use base::Revision;
+use parking_lot::RwLock;
+
+use super::key_index::{Found, Kept, KeyIndex};
+use super::revision::RevKey;
+
+/// Keys of a chunk before it is split.
+const CHUNK_MAX: usize = 128;
+/// Slots by which a chunk grows.
+const CHUNK_STEP: usize = 8;
+/// Two neighbours that hold no more than this together are merged by a compaction.
+const CHUNK_MERGE: usize = CHUNK_MAX / 2;
+/// Keys that are visited under one hold of the lock.
+pub(crate) const VISIT_MAX: usize = 1024;
+
+/// Where an interval of keys ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End<'a> {
+    /// It holds one key only.
+    Single,
+    /// Before this key.
+    Before(&'a [u8]),
+    /// It has no end.
+    Unbounded,
+}
+
+impl<'a> End<'a> {
+    /// Reads the `range_end` of a request.
+    pub(crate) fn of(range_end: &'a [u8]) -> Self {
+        match range_end {
+            [] => Self::Single,
+            [0] => Self::Unbounded,
+            end => Self::Before(end),
+        }
+    }
+
+    fn covers(self, key: &[u8]) -> bool {
+        match self {
+            Self::Single => false,
+            Self::Before(end) => key < end,
+            Self::Unbounded => true,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    slots: Vec<(Box<[u8]>, KeyIndex)>,
+}
+
+impl Chunk {
+    fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        self.slots.binary_search_by(|(slot, _)| slot.as_ref().cmp(key))
+    }
+}
+
+/// What [`Index::compact_chunk`] does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Go on at this chunk.
+    More(Box<[u8]>),
+    /// Every key has been compacted.
+    Done,
+}
+
+/// All keys.
+#[derive(Debug)]
+pub(crate) struct Index {
+    chunks: BTreeMap<Box<[u8]>, Chunk>,
+    size: IndexSize,
+    compacted: Revision,
+}
+
+/// What the index holds, and about how much memory that takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IndexSize {
+    /// Keys with a revision retained, deleted ones included.
+    pub keys: usize,
+    /// The bytes of those keys.
+    pub key_bytes: usize,
+    /// Revisions retained.
+    pub revisions: usize,
+}
+
+impl IndexSize {
+    /// An estimate of the memory in use.
+    pub fn bytes(&self) -> usize {
+        // A slot, its share of what is not filled, and the allocator's header of the key.
+        const SLOT: usize = size_of::<(Box<[u8]>, KeyIndex)>() + 16;
+        self.keys * SLOT + self.key_bytes + (self.revisions - self.keys) * size_of::<RevKey>()
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        let chunks = BTreeMap::from([(Box::default(), Chunk::default())]);
+        Self { chunks, size: IndexSize::default(), compacted: Revision::NEVER }
+    }
+}
+
+impl Index {
+    /// The revision of the newest compaction; what was replaced or deleted below it may be gone.
+    pub(crate) fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// From now on no reader may ask for what was visible only below `at`.
+    pub(crate) fn set_compacted(&mut self, at: Revision) {
+        self.compacted = at;
+    }
+
+    /// How much the index holds.
+    pub(crate) fn size(&self) -> IndexSize {
+        self.size
+    }
+
+    fn chunk(&self, key: &[u8]) -> &Chunk {
+        let (_, chunk) = self
+            .chunks
+            .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+            .next_back()
+            .expect("the first chunk's lower bound is empty");
+        chunk
+    }
+
+    /// The revisions of `key`.
+    pub(crate) fn key(&self, key: &[u8]) -> Option<&KeyIndex> {
+        let chunk = self.chunk(key);
+        chunk.find(key).ok().map(|at| &chunk.slots[at].1)
+    }
+
+    /// What is visible of `key` at `at`.
+    pub(crate) fn get(&self, key: &[u8], at: Revision) -> Option<Found> {
+        self.key(key)?.get(at)
+    }
+
+    /// Adds a put; tells what was visible before.
+    pub(crate) fn put(&mut self, key: &[u8], at: RevKey) -> Option<Found> {
+        let mut before = None;
+        self.update(key, |index| match index {
+            Some(index) => {
+                before = index.get(at.main);
+                index.put(at);
+                None
+            }
+            None => Some(KeyIndex::created(at)),
+        });
+        before
+    }
+
+    /// Adds a delete; tells what was visible before, `None` when there was nothing to delete.
+    pub(crate) fn delete(&mut self, key: &[u8], at: RevKey) -> Option<Found> {
+        let mut before = None;
+        self.update(key, |index| {
+            if let Some(index) = index {
+                before = index.get(at.main);
+                index.delete(at);
+            }
+            None
+        });
+        before
+    }
+
+    /// Takes in a row of the database, in the order of revisions.
+    pub(crate) fn restore(&mut self, key: &[u8], at: RevKey, row: Restored) {
+        self.update(key, |index| match (index, row) {
+            (Some(index), Restored::Tombstone) => {
+                // A delete of what is deleted says nothing; etcd passes over it too.
+                index.delete(at);
+                None
+            }
+            (Some(index), Restored::Put { .. }) => {
+                index.put(at);
+                None
+            }
+            (None, Restored::Tombstone) => Some(KeyIndex::restored_tombstone(at)),
+            (None, Restored::Put { create, version }) => {
+                Some(KeyIndex::restored(at, create, version))
+            }
+        });
+    }
+
+    /// Changes the slot of `key`, or adds the one that `change` returns when there is none.
+    fn update(
+        &mut self,
+        key: &[u8],
+        change: impl FnOnce(Option<&mut KeyIndex>) -> Option<KeyIndex>,
+    ) {
+        let (_, chunk) = self
+            .chunks
+            .range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+            .next_back()
+            .expect("the first chunk's lower bound is empty");
+        let position = match chunk.find(key) {
+            Ok(position) => {
+                let revisions = chunk.slots[position].1.revisions();
+                let none = change(Some(&mut chunk.slots[position].1));
+                assert!(none.is_none(), "a slot that exists is changed in place");
+                self.size.revisions += chunk.slots[position].1.revisions() - revisions;
+                return;
+            }
+            Err(position) => position,
+        };
+        let Some(index) = change(None) else { return };
+        self.size.keys += 1;
+        self.size.key_bytes += key.len();
+        self.size.revisions += index.revisions();
+        let slot = (Box::from(key), index);
+        if chunk.slots.len() < CHUNK_MAX {
+            if chunk.slots.len() == chunk.slots.capacity() {
+                chunk.slots.reserve_exact(CHUNK_STEP);
+            }
+            chunk.slots.insert(position, slot);
+            return;
+        }
+        // Full. Keys that arrive in order leave full chunks behind; others leave halves.
+        let cut = if position == CHUNK_MAX { CHUNK_MAX } else { CHUNK_MAX / 2 };
+        let mut right = Vec::with_capacity(CHUNK_MAX - cut + CHUNK_STEP);
+        right.extend(chunk.slots.drain(cut..));
+        if position < cut {
+            chunk.slots.insert(position, slot);
+        } else {
+            right.insert(position - cut, slot);
+        }
+        chunk.slots.shrink_to(chunk.slots.len() + CHUNK_STEP);
+        let first = right[0].0.clone();
+        self.chunks.insert(first, Chunk { slots: right });
+    }
+
+    /// Shows up to `max` slots from `from` on, in key order. The key to go on with, when the
+    /// interval is not exhausted.
+    fn slots(
+        &self,
+        from: &[u8],
+        end: End<'_>,
+        max: usize,
+        mut show: impl FnMut(&[u8], &KeyIndex) -> bool,
+    ) -> Option<Box<[u8]>> {
+        let start = self
+            .chunks
+            .range::<[u8], _>((Bound::Unbounded, Bound::Included(from)))
+            .next_back()
+            .map_or(&[][..], |(first, _)| first.as_ref());
+        let mut left = max;
+        for (first, chunk) in
+            self.chunks.range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
+        {
+            let skip = if first.as_ref() <= from {
+                chunk.find(from).unwrap_or_else(|position| position)
+            } else {
+                0
+            };
+            for (key, index) in &chunk.slots[skip..] {
+                if !end.covers(key) {
+                    return None;
+                }
+                if left == 0 {
+                    return Some(key.clone());
+                }
+                left -= 1;
+                if !show(key, index) {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Compacts one chunk of keys at `at`, reporting what is kept; `from` is what the last call
+    /// returned, empty at first.
+    pub(crate) fn compact_chunk(
+        &mut self,
+        from: &[u8],
+        at: Revision,
+        mut keep: impl FnMut(Kept),
+    ) -> Progress {
+        let Some((first, chunk)) =
+            self.chunks.range_mut::<[u8], _>((Bound::Included(from), Bound::Unbounded)).next()
+        else {
+            return Progress::Done;
+        };
+        let size = &mut self.size;
+        chunk.slots.retain_mut(|(key, index)| {
+            if let Some(kept) = index.kept(at) {
+                keep(kept);
+            }
+            size.revisions -= index.revisions();
+            if index.compact(at) {
+                size.revisions += index.revisions();
+                return true;
+            }
+            size.keys -= 1;
+            size.key_bytes -= key.len();
+            false
+        });
+        let first = first.clone();
+        self.merge_back(&first);
+        self.chunks
+            .range::<[u8], _>((Bound::Excluded(first.as_ref()), Bound::Unbounded))
+            .next()
+            .map_or(Progress::Done, |(next, _)| Progress::More(next.clone()))
+    }
+
+    /// Joins the chunk at `first` to the one before it when both are nearly empty.
+    fn merge_back(&mut self, first: &[u8]) {
+        let mut before =
+            self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(first)));
+        let (Some((_, chunk)), Some((_, left))) = (before.next_back(), before.next_back()) else {
+            return;
+        };
+        if left.slots.len() + chunk.slots.len() > CHUNK_MERGE {
+            chunk.slots.shrink_to(chunk.slots.len() + CHUNK_STEP);
+            return;
+        }
+        left.slots.append(&mut chunk.slots);
+        left.slots.shrink_to(left.slots.len() + CHUNK_STEP);
+        self.chunks.remove(first);
+    }
+
+    #[cfg(test)]
+    /// Memory of the index beside the bytes of the keys, the allocator's own share left out.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let slot = size_of::<(Box<[u8]>, KeyIndex)>();
+        self.chunks
+            .iter()
+            .map(|(first, chunk)| {
+                first.len()
+                    + size_of::<(Box<[u8]>, Chunk)>()
+                    + chunk.slots.capacity() * slot
+                    + chunk.slots.iter().map(|(_, index)| index.heap_bytes()).sum::<usize>()
+            })
+            .sum()
+    }
+}
+
+/// What a row of the database says about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// It deletes it.
+    Tombstone,
+    /// It sets it.
+    Put {
+        /// The revision of the key's creation.
+        create: Revision,
+        /// How many puts since.
+        version: i64,
+    },
+}
+
+/// The revision asked for lies below a compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Compacted;
+
+/// Shows every key of `[from, end)` that exists at `at`, in key order, until `show` returns
+/// false. The lock is held for [`VISIT_MAX`] keys at a time, and `pause` is called, without the
+/// lock, after each hold.
+pub(crate) fn visit(
+    index: &RwLock<Index>,
+    from: &[u8],
+    end: End<'_>,
+    at: Revision,
+    mut show: impl FnMut(&[u8], Found) -> bool,
+) -> Result<(), Compacted> {
+    if end == End::Single {
+        let index = index.read();
+        if at < index.compacted {
+            return Err(Compacted);
+        }
+        if let Some(found) = index.get(from, at) {
+            show(from, found);
+        }
+        return Ok(());
+    }
+    let mut next: Option<Box<[u8]>> = None;
+    loop {
+        let index = index.read();
+        if at < index.compacted {
+            return Err(Compacted);
+        }
+        let from = next.as_deref().unwrap_or(from);
+        let more = index.slots(from, end, VISIT_MAX, |key, slot| match slot.get(at) {
+            Some(found) => show(key, found),
+            None => true,
+        });
+        match more {
+            Some(key) => next = Some(key),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// As [`visit`], but stops after one hold of the lock; the key to go on with, if any.
+pub(crate) fn visit_once(
+    index: &RwLock<Index>,
+    from: &[u8],
+    end: End<'_>,
+    at: Revision,
+    mut show: impl FnMut(&[u8], Found),
+) -> Result<Option<Box<[u8]>>, Compacted> {
+    let index = index.read();
+    if at < index.compacted {
+        return Err(Compacted);
+    }
+    Ok(index.slots(from, end, VISIT_MAX, |key, slot| {
+        if let Some(found) = slot.get(at) {
+            show(key, found);
+        }
+        true
+    }))
+}
+
+/// Shows what a compaction at `at` would keep of every key.
+pub(crate) fn visit_kept(
+    index: &RwLock<Index>,
+    at: Revision,
+    mut show: impl FnMut(Kept),
+) -> Result<(), Compacted> {
+    let mut next: Box<[u8]> = Box::default();
+    loop {
+        let index = index.read();
+        if Revision(0) < at && at < index.compacted {
+            return Err(Compacted);
+        }
+        let more = index.slots(&next, End::Unbounded, VISIT_MAX, |_, slot| {
+            if let Some(kept) = slot.kept(at) {
+                show(kept);
+            }
+            true
+        });
+        match more {
+            Some(key) => next = key,
+            None => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arbtest::arbtest;
+
+    use super::*;
+
+    fn all(index: &RwLock<Index>, at: i64) -> Vec<(Vec<u8>, i64)> {
+        let mut seen = Vec::new();
+        visit(index, b"", End::Unbounded, Revision(at), |key, found| {
+            seen.push((key.to_vec(), found.modified.main.0));
+            true
+        })
+        .expect("not compacted");
+        seen
+    }
+
+    #[test]
+    fn chunks_split_and_merge_without_losing_order() {
+        arbtest(|u| {
+            let index = RwLock::new(Index::default());
+            let mut model = BTreeMap::new();
+            let mut main = 1;
+            for _ in 0..u.int_in_range(0..=1500)? {
+                main += 1;
+                let key = match u.int_in_range(0..=2)? {
+                    0 => format!("{:05}", main).into_bytes(),
+                    1 => format!("{:03}", u.int_in_range(0..=999)?).into_bytes(),
+                    _ => u.arbitrary::<[u8; 2]>()?.to_vec(),
+                };
+                index.write().put(&key, RevKey::first_of(Revision(main)));
+                model.insert(key, main);
+            }
+            assert_eq!(all(&index, main), model.clone().into_iter().collect::<Vec<_>>());
+            // Delete most, compact, and look again.
+            let doomed: Vec<_> =
+                model.keys().filter(|key| key.last() != Some(&b'7')).cloned().collect();
+            for key in doomed {
+                main += 1;
+                assert!(index.write().delete(&key, RevKey::first_of(Revision(main))).is_some());
+                model.remove(&key);
+            }
+            main += 1;
+            let (mut from, mut kept) = (Box::default(), 0);
+            index.write().set_compacted(Revision(main));
+            while let Progress::More(next) =
+                index.write().compact_chunk(&from, Revision(main), |_| kept += 1)
+            {
+                from = next;
+            }
+            assert_eq!(kept, model.len());
+            assert_eq!(index.read().size().keys, model.len());
+            assert_eq!(all(&index, main), model.into_iter().collect::<Vec<_>>());
+            Ok(())
+        })
+        .budget_ms(500);
+    }
+
+    #[test]
+    fn intervals_follow_range_end() {
+        let index = RwLock::new(Index::default());
+        for (at, key) in [&b"a"[..], b"b", b"b\0", b"c"].into_iter().enumerate() {
+            index.write().put(key, RevKey::first_of(Revision(at as i64 + 2)));
+        }
+        let keys = |from: &[u8], end: &[u8]| {
+            let mut keys = Vec::new();
+            visit(&index, from, End::of(end), Revision(9), |key, _| {
+                keys.push(String::from_utf8_lossy(key).into_owned());
+                true
+            })
+            .expect("not compacted");
+            keys
+        };
+        assert_eq!(keys(b"b", b""), ["b"]);
+        assert_eq!(keys(b"b", b"c"), ["b", "b\0"]);
+        assert_eq!(keys(b"b", b"\0"), ["b", "b\0", "c"]);
+        assert_eq!(keys(b"\0", b"\0"), ["a", "b", "b\0", "c"]);
+        assert_eq!(keys(b"c", b"a"), [""; 0]);
+        assert_eq!(keys(b"x", b""), [""; 0]);
+    }
+
+    #[test]
+    fn a_key_with_one_revision_is_cheap() {
+        let mut index = Index::default();
+        let mut rng = base::Rng::new(1);
+        for main in 2..100_002 {
+            let key = format!("/registry/pods/{:016x}", rng.next_u64());
+            index.put(key.as_bytes(), RevKey::first_of(Revision(main)));
+        }
+        let per_key = index.heap_bytes() / index.size().keys;
+        assert!(per_key <= 64, "{per_key} bytes a key");
+    }
+}
