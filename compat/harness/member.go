@@ -148,7 +148,7 @@ func (m *Member) Spawn() error {
 	fmt.Fprintf(log, "--- %s\n", m.Kind)
 	cmd := exec.Command(bin, m.Args()...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(cleanEnv(), "ETCD_VERIFY=all")
+	cmd.Env = append(CleanEnv(), "ETCD_VERIFY=all")
 	cmd.Env = append(cmd.Env, m.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -165,7 +165,7 @@ func (m *Member) Spawn() error {
 	return nil
 }
 
-func cleanEnv() []string {
+func CleanEnv() []string {
 	var env []string
 	for _, line := range os.Environ() {
 		if !strings.HasPrefix(line, "ETCD_") && !strings.HasPrefix(line, "ETCDCTL_") {

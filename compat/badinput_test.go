@@ -1,0 +1,297 @@
+package compat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"quorate/compat/harness"
+)
+
+// flip changes one bit.
+func flip(part []byte) { part[0] ^= 0x10 }
+
+// spoiled is a directory with history, left by a product, that a test may break copies of.
+type spoiled struct {
+	m     *harness.Member
+	clean string // where the unbroken directory is kept
+	state string
+}
+
+func newSpoiled(t *testing.T, kind harness.Kind) *spoiled {
+	m := harness.Launch(t, kind)
+	work(t, m, rand.New(rand.NewSource(6)), 300)
+	disarm(t, m)
+	client := m.Client()
+	for i := range 40 { // so that the database has more than a few pages
+		if _, err := client.Put(t.Context(), fmt.Sprintf("page/%02d", i), strings.Repeat("p", 3000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client.Close()
+	s := &spoiled{m: m, clean: filepath.Join(t.TempDir(), "clean"), state: state(t, m)}
+	harness.MustStop(t, m)
+	harness.CopyDir(t, m.Dir, s.clean)
+	return s
+}
+
+// again restores the directory and makes its member ours.
+func (s *spoiled) again(t *testing.T) *harness.Member {
+	t.Helper()
+	s.m.Kill()
+	if err := os.RemoveAll(s.m.Dir); err != nil {
+		t.Fatal(err)
+	}
+	harness.CopyDir(t, s.clean, s.m.Dir)
+	s.m.Kind = harness.Ours
+	return s.m
+}
+
+// segment is the last segment of the log and its records.
+func (s *spoiled) segment(t *testing.T) (string, []harness.Frame) {
+	t.Helper()
+	files, err := harness.LogFiles(s.m.Dir)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no log: %v", err)
+	}
+	file := files[len(files)-1]
+	frames, err := harness.Frames(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file, frames
+}
+
+func patch(t *testing.T, file string, offset int64, change func([]byte), n int) {
+	t.Helper()
+	if err := harness.Patch(file, offset, change, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused starts the member, which must end by itself with one line.
+func refused(t *testing.T, m *harness.Member, words ...string) {
+	t.Helper()
+	if err := m.Spawn(); err != nil {
+		t.Fatal(err)
+	}
+	refusal(t, m, words...)
+}
+
+// TestBadInput breaks data directories and flags: ours must refuse them with a line that says what
+// and where, or repair them and say so.
+func TestBadInput(t *testing.T) {
+	if realTwice() {
+		t.Skip("asks how ours says it")
+	}
+	for _, kind := range []harness.Kind{harness.Real, harness.Ours} {
+		s := newSpoiled(t, kind)
+		run := func(name string, f func(t *testing.T)) {
+			t.Run(fmt.Sprintf("%s left by %s", name, kind), f)
+		}
+		run("flipped bit in the log", s.flippedLog)
+		run("flipped bit in a length field", s.flippedLength)
+		run("torn tail of the log", s.tornTail)
+		run("both meta pages flipped", s.flippedMetas)
+		run("one meta page flipped", s.flippedMeta)
+		run("page header flipped", s.flippedPages)
+		run("database cut off", s.cutDatabase)
+		run("database of zeros", s.zeroDatabase)
+		run("database missing", s.missingDatabase)
+		run("log segment missing", s.missingSegment)
+	}
+	t.Run("flags", badFlags)
+	t.Run("places", badPlaces)
+}
+
+func (s *spoiled) flippedLog(t *testing.T) {
+	for _, part := range []float64{0.1, 0.5, 0.9} {
+		m := s.again(t)
+		file, frames := s.segment(t)
+		f := frames[int(part*float64(len(frames)))]
+		patch(t, file, f.Offset+8+f.Size-1, flip, 1) // the last byte is data, covered by the checksum
+		refused(t, m, filepath.Base(file), "offset", fmt.Sprint(f.Offset))
+	}
+}
+
+func (s *spoiled) flippedLength(t *testing.T) {
+	m := s.again(t)
+	file, frames := s.segment(t)
+	f := frames[len(frames)/2]
+	patch(t, file, f.Offset+1, flip, 1)
+	refused(t, m, filepath.Base(file), "offset")
+}
+
+func (s *spoiled) tornTail(t *testing.T) {
+	m := s.again(t)
+	file, frames := s.segment(t)
+	// A last record of several sectors, of which one was never written: etcd's sign of a torn write.
+	f := frames[0]
+	for _, one := range frames {
+		if one.Size > 2500 {
+			f = one
+		}
+	}
+	end := frames[len(frames)-1]
+	from := (f.Offset + 8 + 512 + 511) / 512 * 512
+	patch(t, file, from, func(part []byte) { clear(part) }, int(end.Offset+8+end.Size+8-from))
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, line := range splitLines(m.LastLog()) {
+		if strings.Contains(line, filepath.Base(file)) &&
+			(strings.Contains(line, "repair") || strings.Contains(line, "torn")) {
+			said = true
+			t.Logf("said: %s", line)
+		}
+	}
+	if !said {
+		t.Errorf("a repaired tail must be said\n%s", m.LogTail(20))
+	}
+	before := state(t, m)
+	harness.MustStop(t, m)
+	m.Kind = harness.Real
+	harness.MustStart(t, m)
+	if after := state(t, m); after != before {
+		t.Errorf("etcd reads the repaired directory differently\n%s", differences(before, after))
+	}
+	harness.MustStop(t, m)
+}
+
+func (s *spoiled) flippedMetas(t *testing.T) {
+	m := s.again(t)
+	file := harness.DBFile(m.Dir)
+	patch(t, file, 40, flip, 1)
+	patch(t, file, 4096+40, flip, 1)
+	refused(t, m, "snap/db", "offset")
+}
+
+// flippedMeta: one meta page may be torn by a crash, so the other one must do; nothing may be lost.
+func (s *spoiled) flippedMeta(t *testing.T) {
+	for page := range int64(2) {
+		m := s.again(t)
+		patch(t, harness.DBFile(m.Dir), page*4096+40, flip, 1)
+		if err := m.Spawn(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.WaitReady(harness.StartTimeout); err != nil {
+			refusal(t, m, "snap/db", "offset")
+			continue
+		}
+		if after := state(t, m); after != s.state {
+			t.Errorf("meta page %d: the data differ\n%s", page, differences(s.state, after))
+		}
+		harness.MustStop(t, m)
+	}
+}
+
+// flippedPages breaks the header of every page in use, one at a time: each is either refused or is
+// a page that holds nothing now.
+func (s *spoiled) flippedPages(t *testing.T) {
+	m := s.again(t)
+	file := harness.DBFile(m.Dir)
+	bytes, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := int64(binary.LittleEndian.Uint64(newestMeta(bytes)[16+16:]))
+	pages, tried := int64(len(bytes)/4096), 0
+	for page := int64(2); page < pages && tried < 6; page += 1 + pages/8 {
+		tried++
+		m := s.again(t)
+		patch(t, file, page*4096, flip, 1)
+		if err := m.Spawn(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.WaitReady(harness.StartTimeout); err != nil {
+			refusal(t, m, "snap/db", "offset", fmt.Sprint(page*4096))
+		} else if after := state(t, m); after != s.state {
+			t.Errorf("page %d: served, and the data differ\n%s", page, differences(s.state, after))
+		}
+	}
+	m = s.again(t)
+	patch(t, file, root*4096+8, flip, 1) // the flags of the root page
+	refused(t, m, "snap/db", "offset", fmt.Sprint(root*4096))
+}
+
+func newestMeta(bytes []byte) []byte {
+	first, second := bytes[:4096], bytes[4096:8192]
+	txid := func(page []byte) uint64 { return binary.LittleEndian.Uint64(page[16+48:]) }
+	if txid(second) > txid(first) {
+		return second
+	}
+	return first
+}
+
+func (s *spoiled) cutDatabase(t *testing.T) {
+	for _, size := range []int64{0, 1, 4096, 8192, 20000} {
+		m := s.again(t)
+		if err := os.Truncate(harness.DBFile(m.Dir), size); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, m, "snap/db")
+	}
+}
+
+func (s *spoiled) zeroDatabase(t *testing.T) {
+	m := s.again(t)
+	if err := os.WriteFile(harness.DBFile(m.Dir), make([]byte, 65536), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, m, "snap/db")
+}
+
+func (s *spoiled) missingDatabase(t *testing.T) {
+	m := s.again(t)
+	if err := os.Remove(harness.DBFile(m.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, m, "snap/db")
+}
+
+func (s *spoiled) missingSegment(t *testing.T) {
+	m := s.again(t)
+	file, _ := s.segment(t)
+	if err := os.Rename(file, filepath.Join(filepath.Dir(file),
+		"0000000000000007-0000000000000009.wal")); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, m, "wal")
+}
+
+// badFlags: a flag that makes no sense is named in one line.
+func badFlags(t *testing.T) {
+	for _, flag := range []string{"--nonsense", "--nonsense=1", "--listen-client-urls=nonsense",
+		"--listen-client-urls=http://127.0.0.1", "--heartbeat-interval=x", "--election-timeout=-1",
+		"--heartbeat-interval=1000", "--auto-compaction-mode=nonsense", "--snapshot-count=x",
+		"--initial-cluster=other=http://127.0.0.1:1", "--initial-cluster-state=nonsense",
+		"--quota-backend-bytes=1.5", "--log-level=nonsense", "--auto-compaction-retention=x",
+		"--listen-peer-urls=ftp://127.0.0.1:1", "--max-txn-ops=x"} {
+		t.Run(flag, func(t *testing.T) {
+			m := harness.Prepare(t, harness.Ours, flag)
+			name, _, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")
+			refused(t, m, name)
+		})
+	}
+}
+
+// badPlaces: a place that cannot be used is named in one line.
+func badPlaces(t *testing.T) {
+	t.Run("the directory is a file", func(t *testing.T) {
+		m := harness.Prepare(t, harness.Ours)
+		if err := os.WriteFile(m.Dir, []byte("a file"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, m, filepath.Base(m.Dir))
+	})
+	t.Run("the port is taken", func(t *testing.T) {
+		other := harness.Launch(t, harness.Real)
+		m := harness.Prepare(t, harness.Ours, "--listen-client-urls="+other.ClientURL())
+		refused(t, m, other.Endpoint(), "in use")
+	})
+}
