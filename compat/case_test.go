@@ -416,11 +416,12 @@ func TestCases(t *testing.T) {
 	shared := launchPair(t)
 	for _, one := range cases {
 		t.Run(one.Name, func(t *testing.T) {
-			p := shared
 			if one.Own || len(one.Flags) > 0 {
-				p = launchPair(t, one.Flags...)
+				t.Parallel() // mostly waiting for servers to start
+				compare(t, one, launchPair(t, one.Flags...))
+				return
 			}
-			compare(t, one, p)
+			compare(t, one, shared)
 			for _, m := range shared {
 				if !m.Running() {
 					harness.MustStart(t, m) // one crash should not hide the other cases

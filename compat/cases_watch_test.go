@@ -288,6 +288,31 @@ func init() {
 			}
 			w.Events(600)
 		}},
+		Case{Name: "a client that does not read stops nobody and loses nothing", Run: func(c *C) {
+			stream, err := c.Watcher.Watch(c.Ctx)
+			c.Must(err)
+			c.Must(stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+				CreateRequest: everything(&W{})}}))
+			_, err = stream.Recv()
+			c.Must(err)
+			value := strings.Repeat("v", 20000)
+			for i := range 800 {
+				c.Put(fmt.Sprintf("k%d=%s", i%5, value))
+			}
+			last, events := int64(0), 0
+			for events < 800 {
+				p, err := stream.Recv()
+				c.Must(err)
+				for _, e := range p.Events {
+					if last != 0 && e.Kv.ModRevision != last+1 {
+						c.Log("%d after %d", e.Kv.ModRevision, last)
+					}
+					last = e.Kv.ModRevision
+				}
+				events += len(p.Events)
+			}
+			c.Log("%d events up to %s", events, c.Revision(last))
+		}},
 		Case{Name: "lease revocation is one answer", Run: func(c *C) {
 			c.Grant(7, 100)
 			for _, key := range []string{"c", "a", "b"} {

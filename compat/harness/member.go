@@ -56,6 +56,7 @@ type Member struct {
 	Flags []string // further flags
 	Env   []string // further environment
 	Bin   string   // when set, the binary to run whatever the kind is
+	Bare  bool     // pass Flags alone: the rest comes by Env
 
 	clientPort, peerPort int
 	logPath              string
@@ -146,7 +147,11 @@ func (m *Member) Spawn() error {
 	}
 	defer log.Close()
 	fmt.Fprintf(log, "--- %s\n", m.Kind)
-	cmd := exec.Command(bin, m.Args()...)
+	args := m.Args()
+	if m.Bare {
+		args = m.Flags
+	}
+	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(CleanEnv(), "ETCD_VERIFY=all")
 	cmd.Env = append(cmd.Env, m.Env...)
