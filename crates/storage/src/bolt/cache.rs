@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::page::{Page, PageId};
 
 const SHARDS: usize = 16;
-/// What an entry costs beside its page: map, slot and the allocator.
+/// What an entry costs beside its page: map, ring and the allocator.
 const OVERHEAD_BYTES: usize = 160;
 
 /// Spreads page numbers; the same in every process, which never shows.
@@ -42,44 +42,46 @@ impl Hasher for IdHasher {
 /// A map by page number.
 pub(super) type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
-struct Slot {
-    id: PageId,
+struct Entry {
     page: Page,
+    /// Its index in the ring.
+    place: usize,
     /// Asked for since the hand passed.
     used: bool,
 }
 
 #[derive(Default)]
 struct Shard {
-    /// Page number to index in `slots`.
-    places: IdMap<usize>,
-    slots: Vec<Slot>,
+    entries: IdMap<Entry>,
+    /// The pages of `entries` in the order in which the hand meets them.
+    ring: Vec<PageId>,
     hand: usize,
     bytes: usize,
 }
 
 impl Shard {
     fn remove(&mut self, id: PageId) {
-        let Some(at) = self.places.remove(&id.0) else { return };
-        let slot = self.slots.swap_remove(at);
-        self.bytes -= cost(&slot.page);
-        if let Some(moved) = self.slots.get(at) {
-            self.places.insert(moved.id.0, at);
+        let Some(entry) = self.entries.remove(&id.0) else { return };
+        self.bytes -= cost(&entry.page);
+        self.ring.swap_remove(entry.place);
+        if let Some(moved) = self.ring.get(entry.place)
+            && let Some(moved) = self.entries.get_mut(&moved.0)
+        {
+            moved.place = entry.place;
         }
     }
 
     fn evict(&mut self) {
-        // Terminates: a full turn of the hand clears every `used`.
+        // Ends: a full turn of the hand clears every `used`.
         loop {
-            if self.hand >= self.slots.len() {
+            if self.hand >= self.ring.len() {
                 self.hand = 0;
             }
-            let slot = &mut self.slots[self.hand];
-            if !slot.used {
-                let id = slot.id;
-                return self.remove(id);
+            let id = self.ring[self.hand];
+            match self.entries.get_mut(&id.0) {
+                Some(entry) if entry.used => entry.used = false,
+                _ => return self.remove(id),
             }
-            slot.used = false;
             self.hand += 1;
         }
     }
@@ -112,10 +114,9 @@ impl Cache {
     /// The page, if it is here.
     pub(super) fn get(&self, id: PageId) -> Option<Page> {
         let mut shard = self.shard(id).lock();
-        let at = *shard.places.get(&id.0)?;
-        let slot = &mut shard.slots[at];
-        slot.used = true;
-        Some(slot.page.clone())
+        let entry = shard.entries.get_mut(&id.0)?;
+        entry.used = true;
+        Some(entry.page.clone())
     }
 
     /// Keeps a page. One that would push out most of a shard is not kept.
@@ -129,10 +130,10 @@ impl Cache {
         while shard.bytes + bytes > self.shard_bytes_max {
             shard.evict();
         }
-        let at = shard.slots.len();
+        let place = shard.ring.len();
         shard.bytes += bytes;
-        shard.slots.push(Slot { id, page, used: false });
-        shard.places.insert(id.0, at);
+        shard.ring.push(id);
+        shard.entries.insert(id.0, Entry { page, place, used: false });
     }
 
     /// Forgets a page.

@@ -328,7 +328,8 @@ fn create(disk: &dyn Disk, path: &Path, options: Options) -> Result<(Arc<dyn Fil
     }
     disk.rename(&new, path).map_err(io("create"))?;
     if options.sync {
-        disk.sync_dir(path.parent().unwrap_or(Path::new("."))).map_err(io("create"))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        disk.sync_dir(parent.unwrap_or(Path::new("."))).map_err(io("create"))?;
     }
     Ok((file, bytes.len() as u64))
 }

@@ -43,7 +43,7 @@ pub use batch::Batch;
 pub use db::{Database, Options};
 pub use error::Error;
 pub use image::Image;
-pub use scan::Scan;
+pub use scan::{LentRow, Scan};
 pub use view::{Lookup, View};
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use super::view::View;
 /// alone: a scan that is long must not push out what others need.
 const CACHED_READS: u32 = 4;
 
+/// Key and value.
+pub type LentRow<'a> = (&'a [u8], &'a [u8]);
+
 /// Rows of one bucket, ascending.
 ///
 /// As an iterator it yields rows that share their page's bytes; [`Scan::next_row`] lends them,
@@ -62,7 +65,7 @@ impl Scan {
     }
 
     /// The next row, lent until the one after it is asked for.
-    pub fn next_row(&mut self) -> Result<Option<(&[u8], &[u8])>, Error> {
+    pub fn next_row(&mut self) -> Result<Option<LentRow<'_>>, Error> {
         if !self.advance_row()? {
             return Ok(None);
         }
