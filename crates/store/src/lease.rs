@@ -1,85 +1,437 @@
-//! Leases (interim: grants, attachments and revocation; no expiry).
-#![allow(missing_docs)]
+//! Leases: who has one, until when, and which keys go with it.
+//!
+//! ```text
+//!  apply thread ── grant, attach, detach, remove ──►┐
+//!                                                   ├─ Lessor ── expired ──► (revokes, proposed)
+//!  serving threads ── renew, time_to_live, leases ─►┘
+//! ```
+//!
+//! *Invariants.*
+//! 1. Which leases exist and what is attached to them follows from the log alone; when a lease
+//!    expires does not, and decides nothing but what the leader proposes.
+//! 2. A key is attached to one lease at most, and to one that exists.
+//! 3. Only a primary (the leader) has expiries; elsewhere a lease lasts forever.
+//! 4. Every lease with an expiry stands once in the queue, at its expiry or at its next retry.
+//!
+//! *Absent.* Rows in the database (the caller writes them), clocks, proposals.
+//!
+//! *Contract.* `server/lease/lessor.go` of etcd v3.7.1.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use base::limits::LEASE_TTL_MAX_SECONDS;
 use base::{LeaseId, Moment};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::leasepb;
-use std::collections::{BTreeMap, BTreeSet};
-#[derive(Debug, thiserror::Error)]
+use thiserror::Error;
+
+/// How long an expired lease is left alone after it was handed out to be revoked
+/// (`defaultExpiredleaseRetryInterval` of etcd).
+pub const EXPIRED_RETRY: Duration = Duration::from_secs(3);
+
+/// Callers that may wait for the removal of one lease.
+pub const WAITERS_PER_LEASE_MAX: usize = 10_000;
+
+/// What remains of a lease that does not expire here.
+pub const REMAINING_FOREVER: i64 = i64::MAX;
+
+/// Why a lease cannot be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LeaseError {
-    #[error("n")]
+    /// The id means "no lease".
+    #[error("lease not found")]
     NotFound,
-    #[error("e")]
+    /// The id is in use.
+    #[error("lease already exists")]
     Exists,
-    #[error("t")]
+    /// It would live longer than is allowed.
+    #[error("too large lease TTL")]
     TtlTooLarge,
 }
-#[derive(Default)]
-struct Inner {
-    leases: BTreeMap<LeaseId, (leasepb::Lease, BTreeSet<Bytes>)>,
-    by_key: BTreeMap<Bytes, LeaseId>,
+
+/// Why a lease cannot be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RenewError {
+    /// It does not exist.
+    #[error("lease not found")]
+    NotFound,
+    /// Only the leader renews.
+    #[error("not a primary lessor")]
+    NotPrimary,
+    /// It has expired, and its revocation is under way (see [`Lessor::when_removed`]).
+    #[error("the lease has expired")]
+    Expiring,
 }
-pub struct Lessor {
-    min: i64,
-    inner: Mutex<Inner>,
+
+/// The state of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeToLive {
+    /// Seconds granted.
+    pub granted: i64,
+    /// Whole seconds left; negative when it has expired, [`REMAINING_FOREVER`] off the leader.
+    pub remaining: i64,
+    /// The attached keys, ascending.
+    pub keys: Vec<Bytes>,
 }
-impl Lessor {
-    pub fn new(min: i64) -> Self {
-        Self { min, inner: Mutex::default() }
+
+#[derive(Debug)]
+struct Lease {
+    granted: i64,
+    /// Checkpointed seconds; 0 for none.
+    remaining: i64,
+    /// `None` is forever.
+    expiry: Option<Moment>,
+    /// Its place in the queue, which is the expiry or a later retry.
+    due: Option<Moment>,
+    keys: BTreeSet<Bytes>,
+}
+
+impl Lease {
+    fn lifetime(&self) -> Duration {
+        let seconds = if self.remaining > 0 { self.remaining } else { self.granted };
+        Duration::from_secs(seconds.unsigned_abs())
     }
-    pub fn restore(&self, rows: Vec<leasepb::Lease>, _now: Moment) {
-        let mut i = self.inner.lock();
-        for r in rows {
-            i.leases.insert(LeaseId(r.id), (r, BTreeSet::new()));
+
+    fn row(&self, id: LeaseId) -> leasepb::Lease {
+        leasepb::Lease { id: id.0, ttl: self.granted, remaining_ttl: self.remaining }
+    }
+}
+
+type Waiter = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    is_primary: bool,
+    leases: BTreeMap<LeaseId, Lease>,
+    attached: BTreeMap<Bytes, LeaseId>,
+    queue: BTreeSet<(Moment, LeaseId)>,
+    waiting: BTreeMap<LeaseId, Vec<Waiter>>,
+}
+
+impl State {
+    /// Gives a lease an expiry, and its place in the queue.
+    fn schedule(&mut self, id: LeaseId, expiry: Option<Moment>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if let Some(due) = lease.due.take() {
+            self.queue.remove(&(due, id));
+        }
+        lease.expiry = expiry;
+        lease.due = expiry;
+        if let Some(due) = expiry {
+            self.queue.insert((due, id));
         }
     }
-    pub fn grant(&self, id: LeaseId, ttl: i64, _now: Moment) -> Result<leasepb::Lease, LeaseError> {
+
+    fn insert(&mut self, id: LeaseId, granted: i64, remaining: i64, now: Moment) {
+        let keys = BTreeSet::new();
+        let lease = Lease { granted, remaining, expiry: None, due: None, keys };
+        let expiry = self.is_primary.then(|| now + lease.lifetime());
+        self.leases.insert(id, lease);
+        self.schedule(id, expiry);
+    }
+}
+
+/// All leases of a member.
+pub struct Lessor {
+    min_ttl_seconds: i64,
+    state: Mutex<State>,
+}
+
+impl Lessor {
+    /// Without leases. A shorter one than the minimum is made as long.
+    pub fn new(min_ttl_seconds: i64) -> Self {
+        Self { min_ttl_seconds, state: Mutex::default() }
+    }
+
+    /// Takes up the rows of a database.
+    pub fn restore(&self, rows: Vec<leasepb::Lease>, now: Moment) {
+        let mut state = self.state.lock();
+        for row in rows {
+            let granted = row.ttl.max(self.min_ttl_seconds);
+            state.insert(LeaseId(row.id), granted, row.remaining_ttl, now);
+        }
+    }
+
+    /// Creates a lease, and returns the row to store.
+    pub fn grant(
+        &self,
+        id: LeaseId,
+        ttl_seconds: i64,
+        now: Moment,
+    ) -> Result<leasepb::Lease, LeaseError> {
         if id.0 == 0 {
             return Err(LeaseError::NotFound);
         }
-        if ttl > 9_000_000_000 {
+        if ttl_seconds > LEASE_TTL_MAX_SECONDS {
             return Err(LeaseError::TtlTooLarge);
         }
-        let mut i = self.inner.lock();
-        if i.leases.contains_key(&id) {
+        let mut state = self.state.lock();
+        if state.leases.contains_key(&id) {
             return Err(LeaseError::Exists);
         }
-        let row = leasepb::Lease { id: id.0, ttl: ttl.max(self.min), remaining_ttl: 0 };
-        i.leases.insert(id, (row, BTreeSet::new()));
-        Ok(row)
+        let granted = ttl_seconds.max(self.min_ttl_seconds);
+        state.insert(id, granted, 0, now);
+        Ok(leasepb::Lease { id: id.0, ttl: granted, remaining_ttl: 0 })
     }
+
+    /// The keys attached to a lease, ascending; `None` when there is no such lease.
     pub fn keys(&self, id: LeaseId) -> Option<Vec<Bytes>> {
-        self.inner.lock().leases.get(&id).map(|l| l.1.iter().cloned().collect())
+        let state = self.state.lock();
+        state.leases.get(&id).map(|lease| lease.keys.iter().cloned().collect())
     }
-    pub fn remove(&self, id: LeaseId) -> bool {
-        self.inner.lock().leases.remove(&id).is_some()
-    }
+
+    /// Whether the lease exists.
     pub fn exists(&self, id: LeaseId) -> bool {
-        self.inner.lock().leases.contains_key(&id)
+        self.state.lock().leases.contains_key(&id)
     }
+
+    /// Forgets a lease and detaches its keys. Whoever waited for that is told.
+    pub fn remove(&self, id: LeaseId) -> bool {
+        let waiters = {
+            let mut state = self.state.lock();
+            state.schedule(id, None);
+            let Some(lease) = state.leases.remove(&id) else { return false };
+            for key in &lease.keys {
+                state.attached.remove(key);
+            }
+            state.waiting.remove(&id)
+        };
+        for waiter in waiters.into_iter().flatten() {
+            waiter();
+        }
+        true
+    }
+
+    /// Attaches a key to a lease. It must be detached from any other one before, and the lease
+    /// must exist: otherwise nothing happens.
     pub fn attach(&self, id: LeaseId, key: Bytes) {
-        let mut i = self.inner.lock();
-        if let Some(l) = i.leases.get_mut(&id) {
-            l.1.insert(key.clone());
-            i.by_key.insert(key, id);
+        let mut state = self.state.lock();
+        let Some(lease) = state.leases.get_mut(&id) else { return };
+        if lease.keys.contains(&key) {
+            return;
         }
+        // Copied: the key may be a slice of a request with a large value.
+        let key = Bytes::copy_from_slice(&key);
+        lease.keys.insert(key.clone());
+        state.attached.insert(key, id);
     }
+
+    /// Detaches a key from its lease, if it has one.
     pub fn detach(&self, key: &[u8]) {
-        let mut i = self.inner.lock();
-        if let Some(id) = i.by_key.remove(key)
-            && let Some(l) = i.leases.get_mut(&id)
-        {
-            l.1.remove(key);
+        let mut state = self.state.lock();
+        let Some(id) = state.attached.remove(key) else { return };
+        if let Some(lease) = state.leases.get_mut(&id) {
+            lease.keys.remove(key);
         }
     }
+
+    /// The lease that a key is attached to.
     pub fn lease_of(&self, key: &[u8]) -> Option<LeaseId> {
-        self.inner.lock().by_key.get(key).copied()
+        self.state.lock().attached.get(key).copied()
     }
-    pub fn checkpoint(&self, id: LeaseId, remaining: i64, _now: Moment) -> Option<leasepb::Lease> {
-        let mut i = self.inner.lock();
-        let l = i.leases.get_mut(&id)?;
-        l.0.remaining_ttl = remaining;
-        Some(l.0)
+
+    /// Notes what remains of a lease, so that the next primary does not begin anew. Returns the
+    /// row to store; `None` when there is no such lease.
+    pub fn checkpoint(&self, id: LeaseId, remaining: i64, now: Moment) -> Option<leasepb::Lease> {
+        let mut state = self.state.lock();
+        let is_primary = state.is_primary;
+        let lease = state.leases.get_mut(&id)?;
+        lease.remaining = remaining;
+        let row = lease.row(id);
+        let expiry = now + lease.lifetime();
+        if is_primary {
+            state.schedule(id, Some(expiry));
+        }
+        Some(row)
+    }
+
+    /// Begins the lease's time anew and returns it in seconds.
+    pub fn renew(&self, id: LeaseId, now: Moment) -> Result<i64, RenewError> {
+        let mut state = self.state.lock();
+        if !state.is_primary {
+            return Err(RenewError::NotPrimary);
+        }
+        let lease = state.leases.get_mut(&id).ok_or(RenewError::NotFound)?;
+        if lease.expiry.is_some_and(|expiry| expiry <= now) {
+            return Err(RenewError::Expiring);
+        }
+        lease.remaining = 0;
+        let (granted, expiry) = (lease.granted, now + lease.lifetime());
+        state.schedule(id, Some(expiry));
+        Ok(granted)
+    }
+
+    /// Calls back once the lease is gone; at once when it is not there. False when too many wait
+    /// already: then nobody is called.
+    pub fn when_removed(&self, id: LeaseId, waiter: impl FnOnce() + Send + 'static) -> bool {
+        let mut state = self.state.lock();
+        if !state.leases.contains_key(&id) {
+            drop(state);
+            waiter();
+            return true;
+        }
+        let waiting = state.waiting.entry(id).or_default();
+        let has_room = waiting.len() < WAITERS_PER_LEASE_MAX;
+        if has_room {
+            waiting.push(Box::new(waiter));
+        }
+        has_room
+    }
+
+    /// What a lease has left, and its keys.
+    pub fn time_to_live(&self, id: LeaseId, now: Moment) -> Option<TimeToLive> {
+        let state = self.state.lock();
+        let lease = state.leases.get(&id)?;
+        let remaining = lease.expiry.map_or(REMAINING_FOREVER, |expiry| {
+            let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+            if expiry >= now { seconds(expiry - now) } else { -seconds(now - expiry) }
+        });
+        let keys = lease.keys.iter().cloned().collect();
+        Some(TimeToLive { granted: lease.granted, remaining, keys })
+    }
+
+    /// All leases: the one that expires first comes first, on a primary; by id elsewhere.
+    pub fn leases(&self) -> Vec<LeaseId> {
+        let state = self.state.lock();
+        if state.is_primary {
+            let mut all: Vec<_> =
+                state.leases.iter().map(|(id, lease)| (lease.expiry, *id)).collect();
+            all.sort_unstable();
+            return all.into_iter().map(|(_, id)| id).collect();
+        }
+        state.leases.keys().copied().collect()
+    }
+
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.state.lock().leases.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The member leads now: every lease begins anew (or goes on from its checkpoint), with
+    /// `extend` added for what clients may have missed.
+    pub fn promote(&self, now: Moment, extend: Duration) {
+        let mut state = self.state.lock();
+        state.is_primary = true;
+        let expiries: Vec<_> =
+            state.leases.iter().map(|(id, lease)| (*id, now + lease.lifetime() + extend)).collect();
+        for (id, expiry) in expiries {
+            state.schedule(id, Some(expiry));
+        }
+    }
+
+    /// The member does not lead any more: nothing expires here.
+    pub fn demote(&self) {
+        let mut state = self.state.lock();
+        state.is_primary = false;
+        state.queue.clear();
+        for lease in state.leases.values_mut() {
+            (lease.expiry, lease.due) = (None, None);
+        }
+    }
+
+    /// Whether the member leads.
+    pub fn is_primary(&self) -> bool {
+        self.state.lock().is_primary
+    }
+
+    /// Leases to revoke, first expired first, `max` at most. Each is handed out again when it is
+    /// still there after [`EXPIRED_RETRY`].
+    pub fn expired(&self, now: Moment, max: usize) -> Vec<LeaseId> {
+        let mut state = self.state.lock();
+        let due: Vec<_> =
+            state.queue.iter().take_while(|(due, _)| *due <= now).take(max).copied().collect();
+        for (was, id) in &due {
+            let retry = now + EXPIRED_RETRY;
+            state.queue.remove(&(*was, *id));
+            state.queue.insert((retry, *id));
+            if let Some(lease) = state.leases.get_mut(id) {
+                lease.due = Some(retry);
+            }
+        }
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Runs a script of commands with a clock that only `sleep` (seconds) moves.
+    struct Runner {
+        lessor: Lessor,
+        now: Moment,
+        removed: Arc<Mutex<Vec<i64>>>,
+    }
+
+    impl goldenscript::Runner for Runner {
+        type Command = goldenscript::Command;
+
+        fn run(
+            &mut self,
+            command: &goldenscript::Command,
+            _: &goldenscript::Context,
+        ) -> Result<String, Box<dyn std::error::Error>> {
+            let mut args = command.consume_args();
+            let mut out = String::new();
+            let lessor = &self.lessor;
+            if command.name == "sleep" {
+                let seconds: f64 = args.next_pos().ok_or("seconds?")?.parse()?;
+                self.now = self.now + Duration::from_secs_f64(seconds);
+                return Ok(out);
+            }
+            let id = args.next_pos().map(|arg| arg.parse::<i64>()).transpose()?.unwrap_or(0);
+            let value = args.next_pos().map(str::to_owned);
+            let lease = LeaseId(id);
+            let number = || value.as_deref().unwrap_or("0").parse::<i64>();
+            match command.name.as_str() {
+                "restore" => {
+                    let row = leasepb::Lease { id, ttl: number()?, remaining_ttl: 0 };
+                    lessor.restore(vec![row], self.now);
+                }
+                "grant" => writeln!(out, "{:?}", lessor.grant(lease, number()?, self.now))?,
+                "attach" => lessor.attach(lease, value.unwrap_or_default().into()),
+                "detach" => lessor.detach(value.unwrap_or_default().as_bytes()),
+                "remove" => {
+                    lessor.when_removed(lease, {
+                        let removed = Arc::clone(&self.removed);
+                        move || removed.lock().push(id)
+                    });
+                    writeln!(out, "{} {:?}", lessor.remove(lease), self.removed.lock())?;
+                }
+                "renew" => writeln!(out, "{:?}", lessor.renew(lease, self.now))?,
+                "checkpoint" => {
+                    writeln!(out, "{:?}", lessor.checkpoint(lease, number()?, self.now))?;
+                }
+                "ttl" => writeln!(out, "{:?}", lessor.time_to_live(lease, self.now))?,
+                "leases" => writeln!(out, "{:?}", lessor.leases())?,
+                "promote" => lessor.promote(self.now, Duration::from_secs(1)),
+                "demote" => lessor.demote(),
+                "expired" => writeln!(out, "{:?}", lessor.expired(self.now, 2))?,
+                name => return Err(format!("unknown command {name}").into()),
+            }
+            args.reject_next()?;
+            Ok(out)
+        }
+    }
+
+    #[test]
+    fn scripts() {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts/lease");
+        for script in std::fs::read_dir(scripts).unwrap() {
+            let mut runner =
+                Runner { lessor: Lessor::new(2), now: Moment::default(), removed: Arc::default() };
+            goldenscript::run(&mut runner, script.unwrap().path()).unwrap();
+        }
     }
 }
