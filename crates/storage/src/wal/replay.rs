@@ -18,7 +18,7 @@ use proto::{raftpb, walpb};
 
 use super::error::{Doing, Error};
 use super::reader::{Ending, Frame, Reader};
-use super::record::{Kind, Record};
+use super::record::{EntryView, Kind, Record};
 use super::segment::Segment;
 
 /// Where a log ends.
@@ -119,7 +119,7 @@ fn walk_segment(
     }
 }
 
-impl Placed<'_> {
+impl<'a> Placed<'a> {
     fn corrupt(&self, what: impl Into<String>) -> Error {
         Error::corrupt(self.path, self.offset, what)
     }
@@ -135,17 +135,9 @@ impl Placed<'_> {
         }
     }
 
-    /// The data as an entry, in memory of its own.
-    pub(super) fn entry(&self) -> Result<raftpb::Entry, Error> {
-        let data = Bytes::copy_from_slice(self.record.data);
-        let entry = raftpb::Entry::decode(data)
-            .map_err(|error| self.corrupt(format!("not an entry: {error}")))?;
-        let payload = entry.data.as_ref().is_some_and(|data| !data.is_empty());
-        match entry.r#type.unwrap_or_default() {
-            0 if entry.term() > 0 => Ok(entry),
-            1 | 2 if entry.term() > 0 && payload => Ok(entry),
-            _ => Err(self.corrupt("not an entry that raft writes")),
-        }
+    /// The data as an entry.
+    pub(super) fn entry(&self) -> Result<EntryView<'a>, Error> {
+        EntryView::parse(self.record.data).map_err(|what| self.corrupt(what))
     }
 
     /// The data as a hard state that may follow `before`.
@@ -207,15 +199,15 @@ impl Collector {
     /// (etcd passes over the latter, and may give raft overwritten entries after a snapshot.)
     fn take_entry(&mut self, placed: &Placed<'_>) -> Result<(), Error> {
         let entry = placed.entry()?;
-        self.last = LogIndex(entry.index());
-        let Some(ahead) = entry.index().checked_sub(self.start.0.0 + 1) else {
+        self.last = entry.index();
+        let Some(ahead) = entry.index().0.checked_sub(self.start.0.0 + 1) else {
             self.entries.clear();
             return Ok(());
         };
         match usize::try_from(ahead) {
             Ok(at) if at <= self.entries.len() => {
                 self.entries.truncate(at);
-                self.entries.push(entry);
+                self.entries.push(entry.to_entry());
                 Ok(())
             }
             _ => Err(placed.corrupt(format!(

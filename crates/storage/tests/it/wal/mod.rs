@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod fixture;
 mod limits;
 mod model;
 
