@@ -146,7 +146,7 @@ impl Store {
             core,
             view: RwLock::new(Arc::clone(&first)),
             lessor,
-            hub: Hub::default(),
+            hub: Hub::new(revision),
             membership: RwLock::new(membership),
             alarms: RwLock::new(Alarms::load(&tables)?),
             storage_version: RwLock::new(storage_version),
@@ -269,7 +269,6 @@ impl Store {
             self.removing = Some(Compaction::new(at, previous, previous == self.swept));
         }
         self.publish(self.view.revision());
-        self.shared.hub.compacted(at);
     }
 
     /// Whether a compaction has rows to remove.

@@ -1,0 +1,304 @@
+//! Matches each change once and hands it to every stream that watches it.
+//!
+//! Watchers of the same keys form a group, so that ten thousand watchers of one key cost one
+//! lookup. Within a group, watchers that want the same (filters, previous row) share one batch.
+//!
+//! *Invariants.*
+//! 1. `revision` is the newest one that was published; a subscription begins above it.
+//! 2. A group has a member; it stands in `exact` or in `ranges`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base::{Revision, WatchId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::event::{Filter, encode_event};
+use super::intervals::{Interval, Intervals};
+use super::queue::{Batch, Lagging, Queue};
+use crate::mvcc::{Change, View};
+
+/// What a watcher watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// The key, or the first of a range.
+    pub key: Bytes,
+    /// As in a range request: empty is the key alone, one zero byte is no end.
+    pub range_end: Bytes,
+    /// What is left out.
+    pub filter: Filter,
+    /// Whether the row before each change is told, too.
+    pub prev_kv: bool,
+}
+
+impl Watched {
+    fn scope(&self) -> Scope {
+        match &self.range_end[..] {
+            [] => Scope::Key(self.key.clone()),
+            [0] => Scope::Range(Interval { start: self.key.clone(), end: None }),
+            _ => Scope::Range(Interval {
+                start: self.key.clone(),
+                end: Some(self.range_end.clone()),
+            }),
+        }
+    }
+
+    /// Whether a key is watched, whatever happens to it.
+    pub fn covers(&self, key: &[u8]) -> bool {
+        match &self.range_end[..] {
+            [] => self.key == key,
+            [0] => &self.key[..] <= key,
+            end => &self.key[..] <= key && key < end,
+        }
+    }
+}
+
+/// A subscription, unique in the life of a hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(u64);
+
+/// A watcher cannot subscribe yet: the hub has published revisions that it has not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Key(Bytes),
+    Range(Interval),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupId(u64);
+
+struct Group {
+    scope: Scope,
+    subscriptions: BTreeSet<SubscriptionId>,
+}
+
+struct Subscription {
+    group: GroupId,
+    queue: Arc<Queue>,
+    watch: WatchId,
+    from: Revision,
+    filter: Filter,
+    prev_kv: bool,
+}
+
+/// Which events a batch holds: watchers that agree in this share it.
+type Variant = (Filter, bool);
+
+#[derive(Default)]
+struct State {
+    revision: Revision,
+    next_id: u64,
+    subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    groups: BTreeMap<GroupId, Group>,
+    by_scope: BTreeMap<Scope, GroupId>,
+    exact: BTreeMap<Bytes, GroupId>,
+    ranges: Intervals<GroupId>,
+    events_total: u64,
+    lagging_total: u64,
+}
+
+/// Where the store tells of changes, and streams ask to be told.
+pub struct Hub {
+    state: Mutex<State>,
+}
+
+/// The events of one revision, encoded as far as somebody asked for them.
+struct Encoder<'a> {
+    view: &'a View,
+    changes: &'a [Change],
+    plain: Vec<Option<Bytes>>,
+    with_previous: Vec<Option<Bytes>>,
+}
+
+impl<'a> Encoder<'a> {
+    fn new(view: &'a View, changes: &'a [Change]) -> Self {
+        let none = || vec![None; changes.len()];
+        Self { view, changes, plain: none(), with_previous: none() }
+    }
+
+    fn event(&mut self, at: usize, prev_kv: bool) -> Bytes {
+        let change = &self.changes[at];
+        let cached = if prev_kv { &mut self.with_previous[at] } else { &mut self.plain[at] };
+        if let Some(event) = cached {
+            return event.clone();
+        }
+        // A row that cannot be read is found again, and reported, by whoever reads it on demand;
+        // here the event goes out without it, as etcd's does when it is compacted.
+        let previous = change
+            .previous
+            .filter(|_| prev_kv)
+            .and_then(|previous| self.view.row(previous).ok().flatten());
+        let event = encode_event(change, previous.as_ref());
+        *cached = Some(event.clone());
+        event
+    }
+
+    /// The events of these changes that a variant lets through.
+    fn batch(&mut self, matching: &[usize], (filter, prev_kv): Variant) -> Arc<[Bytes]> {
+        let changes = self.changes;
+        matching
+            .iter()
+            .filter(|at| filter.lets_through(changes[**at].tombstone))
+            .map(|at| self.event(*at, prev_kv))
+            .collect()
+    }
+}
+
+impl Hub {
+    /// A hub that begins after `revision`: what came before is history.
+    pub fn new(revision: Revision) -> Self {
+        Self { state: Mutex::new(State { revision, ..State::default() }) }
+    }
+
+    /// Tells the changes of one revision to all who watch them. `view` shows that revision.
+    pub fn publish(&self, view: &Arc<View>, changes: &[Change]) {
+        let Some(revision) = changes.first().map(|change| change.at.main) else { return };
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        assert!(state.revision < revision, "revisions are published once, in order");
+        state.revision = revision;
+        if state.subscriptions.is_empty() {
+            return;
+        }
+
+        let mut matching: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
+        for (at, change) in changes.iter().enumerate() {
+            let mut note = |group| matching.entry(group).or_default().push(at);
+            if let Some(group) = state.exact.get(&change.key) {
+                note(*group);
+            }
+            state.ranges.stab(&change.key, &mut note);
+        }
+
+        let mut encoder = Encoder::new(view, changes);
+        let mut lagging = Vec::new();
+        for (group, matching) in matching {
+            let mut variants: BTreeMap<Variant, Arc<[Bytes]>> = BTreeMap::new();
+            for id in &state.groups[&group].subscriptions {
+                let subscription = &state.subscriptions[id];
+                if revision < subscription.from {
+                    continue;
+                }
+                let variant = (subscription.filter, subscription.prev_kv);
+                let events =
+                    variants.entry(variant).or_insert_with(|| encoder.batch(&matching, variant));
+                if events.is_empty() {
+                    continue;
+                }
+                state.events_total += events.len() as u64;
+                let batch = Batch {
+                    watch: subscription.watch,
+                    subscription: *id,
+                    revision,
+                    events: Arc::clone(events),
+                };
+                if !subscription.queue.push(batch) {
+                    lagging.push(*id);
+                }
+            }
+        }
+        state.lagging_total += lagging.len() as u64;
+        for id in lagging {
+            if let Some(subscription) = state.remove(id) {
+                let watch = subscription.watch;
+                subscription.queue.push_lagging(Lagging {
+                    watch,
+                    subscription: id,
+                    from: revision,
+                });
+            }
+        }
+    }
+
+    /// Subscribes a watcher that has been told of everything below `from`, which may lie in the
+    /// future.
+    pub fn subscribe(
+        &self,
+        queue: &Arc<Queue>,
+        watch: WatchId,
+        watched: &Watched,
+        from: Revision,
+    ) -> Result<SubscriptionId, Behind> {
+        let mut state = self.state.lock();
+        if from <= state.revision {
+            return Err(Behind);
+        }
+        let id = SubscriptionId(state.fresh_id());
+        let group = state.group(watched.scope());
+        if let Some(group) = state.groups.get_mut(&group) {
+            group.subscriptions.insert(id);
+        }
+        let subscription = Subscription {
+            group,
+            queue: Arc::clone(queue),
+            watch,
+            from,
+            filter: watched.filter,
+            prev_kv: watched.prev_kv,
+        };
+        state.subscriptions.insert(id, subscription);
+        Ok(id)
+    }
+
+    /// Ends a subscription. False when it had ended.
+    pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
+        self.state.lock().remove(id).is_some()
+    }
+
+    /// How many watchers are subscribed.
+    pub fn subscriptions(&self) -> usize {
+        self.state.lock().subscriptions.len()
+    }
+
+    /// How many events went to watchers, and how often a watcher could not take one.
+    pub fn totals(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.events_total, state.lagging_total)
+    }
+}
+
+impl State {
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The group of a scope, made when it is not there.
+    fn group(&mut self, scope: Scope) -> GroupId {
+        if let Some(group) = self.by_scope.get(&scope) {
+            return *group;
+        }
+        let group = GroupId(self.fresh_id());
+        match &scope {
+            Scope::Key(key) => {
+                self.exact.insert(key.clone(), group);
+            }
+            Scope::Range(interval) => self.ranges.insert(interval.clone(), group),
+        }
+        self.by_scope.insert(scope.clone(), group);
+        self.groups.insert(group, Group { scope, subscriptions: BTreeSet::new() });
+        group
+    }
+
+    fn remove(&mut self, id: SubscriptionId) -> Option<Subscription> {
+        let subscription = self.subscriptions.remove(&id)?;
+        let group = self.groups.get_mut(&subscription.group)?;
+        group.subscriptions.remove(&id);
+        if group.subscriptions.is_empty()
+            && let Some(group) = self.groups.remove(&subscription.group)
+        {
+            match &group.scope {
+                Scope::Key(key) => {
+                    self.exact.remove(key);
+                }
+                Scope::Range(interval) => self.ranges.remove(interval),
+            }
+            self.by_scope.remove(&group.scope);
+        }
+        Some(subscription)
+    }
+}

@@ -1,0 +1,109 @@
+//! What waits for one stream: batches that the hub has matched, and watchers that it gave up on.
+//!
+//! *Invariants.* `batches <= BATCHES_MAX` and `bytes <= BYTES_MAX`, but a single batch always
+//! fits. `lagging` holds a watcher once at most, for the hub forgets the ones it puts there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use base::{Revision, WatchId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::hub::SubscriptionId;
+
+/// Batches that may wait for a stream (`chanBufLen` of etcd).
+const BATCHES_MAX: usize = 128;
+
+/// Bytes of events that may wait for a stream. Events are shared between streams; each counts
+/// them as its own.
+const BYTES_MAX: usize = 4 << 20;
+
+/// The events of one revision for one watcher.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Whose they are, within the stream.
+    pub watch: WatchId,
+    /// By which subscription: an older one of the same watch id is over.
+    pub subscription: SubscriptionId,
+    /// When they happened.
+    pub revision: Revision,
+    /// Encoded `mvccpb.Event`s, in order; not empty.
+    pub events: Arc<[Bytes]>,
+}
+
+/// A watcher that is not subscribed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lagging {
+    /// Which, within the stream.
+    pub watch: WatchId,
+    /// The subscription that ended.
+    pub subscription: SubscriptionId,
+    /// The first revision that it was not given.
+    pub from: Revision,
+}
+
+/// What a stream takes out at once.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// In the order in which they were published.
+    pub batches: VecDeque<Batch>,
+    /// Who is to read history.
+    pub lagging: Vec<Lagging>,
+}
+
+#[derive(Default)]
+struct State {
+    drained: Drained,
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+/// The queue of one stream.
+#[derive(Default)]
+pub struct Queue(Mutex<State>);
+
+impl Queue {
+    /// Takes everything out. When there is nothing, `waker` is called once there is.
+    pub fn drain(&self, waker: &Waker) -> Drained {
+        let mut state = self.0.lock();
+        let drained = std::mem::take(&mut state.drained);
+        state.bytes = 0;
+        if drained.batches.is_empty() && drained.lagging.is_empty() {
+            match &mut state.waker {
+                Some(old) => old.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        drained
+    }
+
+    /// Adds a batch, or says that there is no room.
+    pub(super) fn push(&self, batch: Batch) -> bool {
+        let bytes: usize = batch.events.iter().map(Bytes::len).sum();
+        let mut state = self.0.lock();
+        let waiting = state.drained.batches.len();
+        if waiting > 0 && (waiting >= BATCHES_MAX || state.bytes + bytes > BYTES_MAX) {
+            return false;
+        }
+        state.bytes += bytes;
+        state.drained.batches.push_back(batch);
+        wake(state);
+        true
+    }
+
+    pub(super) fn push_lagging(&self, lagging: Lagging) {
+        let mut state = self.0.lock();
+        state.drained.lagging.push(lagging);
+        wake(state);
+    }
+}
+
+fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
