@@ -1,1 +1,3 @@
 //! Decides what a member does next: takes an input, yields effects.
+
+pub mod requests;

@@ -1,0 +1,424 @@
+//! One watch stream: requests in, responses out, without a socket or a task.
+//!
+//! ```text
+//!  requests ──► handle ──► responses
+//!  hub ─► queue ──► poll ──► responses      (and slices of history, for watchers that lag)
+//!  clock ──► tick ──► progress
+//! ```
+//!
+//! The stream's task calls [`Session::handle`] for each request, [`Session::poll`] whenever the
+//! waker it gave was called (or the last poll said that there is more), and [`Session::tick`] in
+//! the interval of [`Session::progress_interval`].
+//!
+//! *Invariants.*
+//! 1. A watcher's `created` comes before its events; nothing comes after its `canceled`.
+//! 2. Between two polls, every watcher is subscribed or has a revision from which it reads on.
+//! 3. A poll reads one bounded slice of history at most.
+//!
+//! *Absent.* Permissions (no authentication yet), the encoding of events (`store::watch`).
+//!
+//! *Contract.* `server/etcdserver/api/v3rpc/watch.go` and `server/storage/mvcc/watcher.go` of etcd
+//! v3.7.1.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use base::{Revision, Rng, WatchId};
+use bytes::Bytes;
+use proto::etcdserverpb::watch_create_request::FilterType;
+use proto::etcdserverpb::watch_request::RequestUnion;
+use proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
+use store::watch::{Batch, Filter, Lagging, Queue, SubscriptionId, Watched, encode_event};
+use store::{Change, ReadError, Shared, View};
+
+mod response;
+
+pub use response::Response;
+
+/// Revisions in one response of a watcher that catches up (`watchBatchMaxRevs` of etcd).
+const CATCH_UP_REVISIONS_MAX: usize = 1000;
+/// Bytes of rows that one slice of history may hold, whole revisions apart.
+const CATCH_UP_BYTES_MAX: usize = 1 << 20;
+/// The id of what concerns no watcher.
+const NO_WATCH: WatchId = WatchId(-1);
+
+const RANGE_EMPTY: &str = "mvcc: watcher range is empty";
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+
+/// How a watcher gets its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The hub queues them.
+    Subscribed(SubscriptionId),
+    /// It reads history from this revision on.
+    CatchingUp(Revision),
+}
+
+struct Watcher {
+    watched: Watched,
+    state: State,
+    /// The first revision it asked for, when that lies in the future.
+    start: Revision,
+    progress_notify: bool,
+    fragment: bool,
+    /// It was sent an event since the last tick.
+    was_busy: bool,
+}
+
+/// What a stream is told once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `--watch-progress-notify-interval`.
+    pub progress_interval: Duration,
+    /// The encoded size from which a response is split, for watchers that allow it.
+    pub fragment_bytes: usize,
+}
+
+/// The state of one stream.
+pub struct Session {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    watchers: BTreeMap<WatchId, Watcher>,
+    /// Those that read history.
+    catching_up: BTreeSet<WatchId>,
+    next_id: i64,
+    limits: Limits,
+    progress_interval: Duration,
+    out: Vec<Response>,
+}
+
+impl Session {
+    /// A stream without watchers.
+    pub fn new(shared: Arc<Shared>, limits: Limits, rng: &mut Rng) -> Self {
+        let millis = u64::try_from(limits.progress_interval.as_millis()).unwrap_or(u64::MAX);
+        // Streams that begin together must not all be told of their progress at once.
+        let jitter = Duration::from_millis(rng.below(millis / 10 + 1));
+        Self {
+            shared,
+            queue: Arc::default(),
+            watchers: BTreeMap::new(),
+            catching_up: BTreeSet::new(),
+            next_id: 0,
+            limits,
+            progress_interval: limits.progress_interval + jitter,
+            out: Vec::new(),
+        }
+    }
+
+    /// How often [`Session::tick`] is to be called.
+    pub const fn progress_interval(&self) -> Duration {
+        self.progress_interval
+    }
+
+    /// How many watchers the stream has.
+    pub fn watchers(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Takes the responses that are due, in order.
+    pub fn take_responses(&mut self) -> Vec<Response> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Handles one request of the client.
+    pub fn handle(&mut self, request: WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create),
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(WatchId(cancel.watch_id)),
+            Some(RequestUnion::ProgressRequest(_)) => self.progress(),
+            None => {}
+        }
+    }
+
+    fn create(&mut self, request: WatchCreateRequest) {
+        let view = self.shared.view();
+        let current = view.revision();
+        let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
+        let is_empty = !request.range_end.is_empty()
+            && request.range_end[..] != [0]
+            && key >= request.range_end;
+        let refusal = if request.start_revision < 0 {
+            Some(COMPACTED)
+        } else if is_empty {
+            Some(RANGE_EMPTY)
+        } else if request.watch_id != 0 && self.watchers.contains_key(&WatchId(request.watch_id)) {
+            Some(DUPLICATE_ID)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            self.out.push(Response {
+                created: true,
+                canceled: true,
+                cancel_reason: reason.into(),
+                ..Response::new(NO_WATCH, current)
+            });
+            return;
+        }
+        let id = self.choose_id(request.watch_id);
+        let start = match request.start_revision {
+            0 => current.next(),
+            start => Revision(start),
+        };
+        let has = |filter: FilterType| request.filters.contains(&(filter as i32));
+        let watched = Watched {
+            key,
+            range_end: request.range_end,
+            filter: Filter { no_put: has(FilterType::Noput), no_delete: has(FilterType::Nodelete) },
+            prev_kv: request.prev_kv,
+        };
+        let watcher = Watcher {
+            watched,
+            state: State::CatchingUp(start),
+            start,
+            progress_notify: request.progress_notify,
+            fragment: request.fragment,
+            was_busy: false,
+        };
+        self.watchers.insert(id, watcher);
+        self.catching_up.insert(id);
+        self.out.push(Response { created: true, ..Response::new(id, current) });
+        self.try_subscribe(id, start, current);
+    }
+
+    /// The id that the client named, or the next one that nobody has.
+    fn choose_id(&mut self, asked: i64) -> WatchId {
+        if asked != 0 {
+            return WatchId(asked);
+        }
+        while self.watchers.contains_key(&WatchId(self.next_id)) {
+            self.next_id += 1;
+        }
+        let id = WatchId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    /// Lets the hub feed a watcher that has seen everything below `from`, if that is all there is.
+    fn try_subscribe(&mut self, id: WatchId, from: Revision, current: Revision) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        if from <= current {
+            return;
+        }
+        let subscribed = self.shared.hub().subscribe(&self.queue, id, &watcher.watched, from);
+        if let Ok(subscription) = subscribed {
+            watcher.state = State::Subscribed(subscription);
+            self.catching_up.remove(&id);
+        }
+    }
+
+    fn cancel(&mut self, id: WatchId) {
+        if self.remove(id) {
+            let revision = self.shared.revision();
+            self.out.push(Response { canceled: true, ..Response::new(id, revision) });
+        }
+    }
+
+    fn remove(&mut self, id: WatchId) -> bool {
+        self.catching_up.remove(&id);
+        match self.watchers.remove(&id) {
+            Some(Watcher { state: State::Subscribed(subscription), .. }) => {
+                self.shared.hub().unsubscribe(subscription);
+                true
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Answers a request for progress, if every watcher has been told of all there is.
+    fn progress(&mut self) {
+        // What waits in the queue comes first: then the answer holds for all.
+        self.drain(Waker::noop());
+        let current = self.shared.revision();
+        let is_synced = |watcher: &Watcher| {
+            matches!(watcher.state, State::Subscribed(_)) && watcher.start <= current.next()
+        };
+        if !self.watchers.is_empty() && self.watchers.values().all(is_synced) {
+            // The hub may have published since; whatever it queued is sent before the answer.
+            self.drain(Waker::noop());
+            if self.catching_up.is_empty() {
+                self.out.push(Response::new(NO_WATCH, current));
+            }
+        }
+    }
+
+    /// Tells idle watchers that asked for it how far they are.
+    pub fn tick(&mut self) {
+        let current = self.shared.revision();
+        self.drain(Waker::noop());
+        let mut out = Vec::new();
+        for (id, watcher) in &mut self.watchers {
+            let was_busy = std::mem::take(&mut watcher.was_busy);
+            let is_synced = matches!(watcher.state, State::Subscribed(_));
+            if watcher.progress_notify && !was_busy && is_synced && watcher.start <= current.next()
+            {
+                out.push(Response::new(*id, current));
+            }
+        }
+        self.out.append(&mut out);
+    }
+
+    /// Takes what the hub has queued, and reads one slice of history for the watchers that lag.
+    /// True when there is more to read at once; otherwise `waker` is called when there is.
+    pub fn poll(&mut self, waker: &Waker) -> Result<bool, ReadError> {
+        self.drain(waker);
+        if self.catching_up.is_empty() {
+            return Ok(false);
+        }
+        self.catch_up()?;
+        Ok(!self.catching_up.is_empty())
+    }
+
+    fn drain(&mut self, waker: &Waker) {
+        let drained = self.queue.drain(waker);
+        for batch in drained.batches {
+            self.deliver(batch);
+        }
+        for Lagging { watch, subscription, from } in drained.lagging {
+            if let Some(watcher) = self.watchers.get_mut(&watch)
+                && watcher.state == State::Subscribed(subscription)
+            {
+                watcher.state = State::CatchingUp(from);
+                self.catching_up.insert(watch);
+            }
+        }
+    }
+
+    fn deliver(&mut self, batch: Batch) {
+        let Some(watcher) = self.watchers.get_mut(&batch.watch) else { return };
+        if watcher.state != State::Subscribed(batch.subscription) {
+            return;
+        }
+        watcher.was_busy = true;
+        let response = Response {
+            events: batch.events.to_vec(),
+            ..Response::new(batch.watch, batch.revision)
+        };
+        push(&mut self.out, response, watcher.fragment, self.limits.fragment_bytes);
+    }
+
+    /// Reads one slice of history for all who lag behind its end.
+    fn catch_up(&mut self) -> Result<(), ReadError> {
+        let view = self.shared.view();
+        let current = view.revision();
+        let ids: Vec<WatchId> = self.catching_up.iter().copied().collect();
+        let mut first = current.next();
+        for id in &ids {
+            let Some(Watcher { state: State::CatchingUp(from), .. }) = self.watchers.get(id) else {
+                continue;
+            };
+            if *from < view.compact_revision() {
+                self.cancel_compacted(*id, view.compact_revision());
+            } else {
+                first = first.min(*from);
+            }
+        }
+        let next = if first > current { first } else { self.read_slice(&view, first)? };
+        let lagging: Vec<WatchId> = self.catching_up.iter().copied().collect();
+        for id in lagging {
+            let Some(watcher) = self.watchers.get_mut(&id) else { continue };
+            let State::CatchingUp(from) = watcher.state else { continue };
+            let from = from.max(next);
+            watcher.state = State::CatchingUp(from);
+            self.try_subscribe(id, from, current);
+        }
+        Ok(())
+    }
+
+    /// Sends what the watchers that lag want of the slice that begins at `first`; returns where
+    /// the next one begins.
+    fn read_slice(&mut self, view: &Arc<View>, first: Revision) -> Result<Revision, ReadError> {
+        let mut events: BTreeMap<WatchId, Vec<Bytes>> = BTreeMap::new();
+        let mut failure = None;
+        let (watchers, catching_up) = (&self.watchers, &self.catching_up);
+        let slice = view.changes(
+            first,
+            CATCH_UP_REVISIONS_MAX,
+            CATCH_UP_BYTES_MAX,
+            &mut |change: &Change| {
+                let mut plain = None;
+                let mut with_previous = None;
+                for id in catching_up {
+                    let watcher = &watchers[id];
+                    let State::CatchingUp(from) = watcher.state else { continue };
+                    let wants = from <= change.at.main
+                        && watcher.watched.filter.lets_through(change.tombstone)
+                        && watcher.watched.covers(&change.key);
+                    if !wants {
+                        continue;
+                    }
+                    let event = if watcher.watched.prev_kv {
+                        with_previous
+                            .get_or_insert_with(|| {
+                                let before = view.before(&change.key, change.at.main);
+                                let before = before.unwrap_or_else(|error| {
+                                    failure = Some(error);
+                                    None
+                                });
+                                encode_event(change, before.as_ref())
+                            })
+                            .clone()
+                    } else {
+                        plain.get_or_insert_with(|| encode_event(change, None)).clone()
+                    };
+                    events.entry(*id).or_default().push(event);
+                }
+            },
+        );
+        let next = match slice {
+            // A compaction began while we read: the next slice finds out whom it concerns.
+            Err(ReadError::Compacted) => return Ok(first),
+            other => other?,
+        };
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        for (id, events) in events {
+            let Some(watcher) = self.watchers.get_mut(&id) else { continue };
+            watcher.was_busy = true;
+            let response = Response { events, ..Response::new(id, view.revision()) };
+            push(&mut self.out, response, watcher.fragment, self.limits.fragment_bytes);
+        }
+        Ok(next)
+    }
+
+    fn cancel_compacted(&mut self, id: WatchId, compacted: Revision) {
+        self.remove(id);
+        self.out.push(Response {
+            canceled: true,
+            compact_revision: compacted,
+            ..Response::new(id, Revision(0))
+        });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let ids: Vec<WatchId> = self.watchers.keys().copied().collect();
+        for id in ids {
+            self.remove(id);
+        }
+    }
+}
+
+/// Adds a response, in parts when it is large and its watcher allows that.
+fn push(out: &mut Vec<Response>, response: Response, fragment: bool, fragment_bytes: usize) {
+    if !fragment || response.events.len() < 2 || response.encoded_events_len() < fragment_bytes {
+        out.push(response);
+        return;
+    }
+    let mut part = Response { events: Vec::new(), ..response.clone() };
+    for event in response.events {
+        part.events.push(event);
+        if part.events.len() > 1 && part.encoded_events_len() >= fragment_bytes {
+            let last = part.events.pop();
+            out.push(Response { fragment: true, ..part.clone() });
+            part.events = last.into_iter().collect();
+        }
+    }
+    out.push(part);
+}
