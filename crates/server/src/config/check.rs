@@ -1,0 +1,134 @@
+//! Refuses configurations that cannot work, in etcd's order and words.
+//!
+//! *Contract.* `Config.Validate` in `server/embed/config.go` of etcd v3.7.1.
+
+use std::time::Duration;
+
+use net::Url;
+
+use super::flags::FEATURE_GATES;
+use super::{Config, show_duration};
+use crate::log::Level;
+
+/// The longest election timeout, in milliseconds.
+const ELECTION_MS_MAX: u64 = 50_000;
+
+impl Config {
+    /// The reason why no member can be run with this, if there is one.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.check_log()?;
+        let bound = [
+            &self.listen_peer_urls,
+            &self.listen_client_urls,
+            &self.listen_client_http_urls,
+            &self.listen_metrics_urls,
+        ];
+        for url in bound.into_iter().flatten() {
+            url.check_bindable().map_err(|error| error.to_string())?;
+        }
+        let dialed = |urls: &[Url], flag: &str, form: &str| {
+            let texts: Vec<_> = urls.iter().map(Url::to_string).collect();
+            urls.iter()
+                .try_for_each(Url::check_dialable)
+                .map_err(|error| format!("{flag} {:?} must be {form} ({error})", texts.join(",")))
+        };
+        dialed(
+            &self.initial_advertise_peer_urls,
+            "--initial-advertise-peer-urls",
+            "\"host:port\"",
+        )?;
+        dialed(
+            &self.advertise_client_urls,
+            "--advertise-client-urls",
+            "in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\"",
+        )?;
+        self.check_times()?;
+        if self.advertise_client_urls.is_empty() {
+            return Err(super::ADVERTISE_MISSING.to_owned());
+        }
+        match self.auto_compaction_mode.as_str() {
+            "periodic" | "revision" => {}
+            "" => return Err("undefined auto-compaction-mode".to_owned()),
+            mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
+        }
+        self.check_gates()?;
+        if self.compact_hash_check_time == Duration::ZERO {
+            let given = show_duration(self.compact_hash_check_time);
+            return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
+        }
+        self.check_built(bound)
+    }
+
+    fn check_log(&self) -> Result<(), String> {
+        match self.logger.as_str() {
+            "zap" => {}
+            "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
+            other => return Err(format!("unknown logger option {other:?}")),
+        }
+        if self.log_outputs.len() > 1 && self.log_outputs.iter().any(|output| output == "default") {
+            return Err("multi logoutput for \"default\" is not supported yet".to_owned());
+        }
+        if Level::parse(&self.log_level).is_none() {
+            return Err(format!("unrecognized level: {:?}", self.log_level));
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), String> {
+        let (heartbeat, election) = (self.heartbeat_interval_ms, self.election_timeout_ms);
+        if heartbeat == 0 {
+            return Err("--heartbeat-interval must be >0 (set to 0ms)".to_owned());
+        }
+        if election == 0 {
+            return Err("--election-timeout must be >0 (set to 0ms)".to_owned());
+        }
+        if heartbeat.saturating_mul(5) > election {
+            return Err(format!(
+                "--election-timeout[{election}ms] should be at least as 5 times as \
+                 --heartbeat-interval[{heartbeat}ms]"
+            ));
+        }
+        if election > ELECTION_MS_MAX {
+            return Err(format!(
+                "--election-timeout[{election}ms] is too long, and should be set less than \
+                 {ELECTION_MS_MAX}ms"
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_gates(&self) -> Result<(), String> {
+        let is_on = |gate: &str| self.feature_gates.get(gate) == Some(&true);
+        if is_on("LeaseCheckpointPersist") && !is_on("LeaseCheckpoint") {
+            return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature \
+                        gate LeaseCheckpoint"
+                .to_owned());
+        }
+        let unbuilt = FEATURE_GATES
+            .iter()
+            .find(|(gate, _, default)| !default && *gate != "AllBeta" && is_on(gate));
+        match unbuilt {
+            Some((gate, ..)) => Err(not_built(&format!("--feature-gates={gate}=true"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what etcd has and this version does not.
+    fn check_built(&self, bound: [&Vec<Url>; 4]) -> Result<(), String> {
+        if let Some(flag) = &self.unbuilt {
+            return Err(not_built(flag));
+        }
+        let secure = bound.into_iter().flatten().find(|url| url.scheme().is_tls());
+        if let Some(url) = secure {
+            return Err(not_built(&format!("TLS ({url})")));
+        }
+        if self.log_outputs.iter().any(|output| output == "systemd/journal") {
+            return Err(not_built("--log-outputs=systemd/journal"));
+        }
+        Ok(())
+    }
+}
+
+fn not_built(what: &str) -> String {
+    format!("{what} is not supported by this version of quorate")
+}

@@ -1,0 +1,115 @@
+//! Reads `--initial-cluster` and holds it against the member's own URLs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use net::{Scheme, Url, UrlError};
+use thiserror::Error;
+
+use super::Config;
+
+/// The founding members: name and peer URLs, as given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct InitialCluster(BTreeMap<String, Vec<Url>>);
+
+/// The initial cluster cannot be what was meant.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum ClusterError {
+    #[error("error setting up initial cluster: {0}")]
+    Url(#[from] UrlError),
+    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
+    NotNamed(String),
+    #[error(
+        "--initial-cluster has {cluster} but missing from --initial-advertise-peer-urls={own} (resolved urls: {first_own:?} != {first_cluster:?})"
+    )]
+    NotAdvertised { cluster: String, own: String, first_own: String, first_cluster: String },
+    #[error("--initial-advertise-peer-urls has {own} but missing from --initial-cluster={cluster}")]
+    NotInCluster { own: String, cluster: String },
+    #[error("initial cluster {0} has duplicate url")]
+    Duplicate(String),
+}
+
+impl InitialCluster {
+    /// Reads `name=url,name=url`; a name may come again with another URL.
+    pub(crate) fn parse(text: &str) -> Result<Self, ClusterError> {
+        let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+        for item in text.split(',').filter(|item| !item.is_empty()) {
+            let (name, url) = item.split_once('=').unwrap_or((item, ""));
+            members.entry(name.to_owned()).or_default().push(Url::parse(url)?);
+        }
+        for urls in members.values_mut() {
+            urls.sort_by_key(ToString::to_string);
+        }
+        Ok(Self(members))
+    }
+
+    /// Every member, by name.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &[Url])> {
+        self.0.iter().map(|(name, urls)| (name.as_str(), urls.as_slice()))
+    }
+
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Fails unless the cluster has this member, with exactly the peer URLs that it advertises,
+    /// as text or by the addresses that their names resolve to.
+    pub(crate) fn check_local(&self, config: &Config) -> Result<(), ClusterError> {
+        let Some(cluster) = self.0.get(&config.name) else {
+            return Err(ClusterError::NotNamed(config.name.clone()));
+        };
+        let own = &config.initial_advertise_peer_urls;
+        if cluster != own && resolved(cluster) != resolved(own) {
+            return Err(mismatch(&config.name, cluster, own));
+        }
+        let mut seen = BTreeSet::new();
+        if self.0.values().flatten().all(|url| seen.insert(url)) {
+            return Ok(());
+        }
+        Err(ClusterError::Duplicate(self.to_string()))
+    }
+}
+
+impl fmt::Display for InitialCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = |(name, urls): (&String, &Vec<Url>)| join(urls.iter(), &format!("{name}="));
+        f.write_str(&self.0.iter().map(each).collect::<Vec<_>>().join(","))
+    }
+}
+
+fn join<'a>(urls: impl Iterator<Item = &'a Url>, prefix: &str) -> String {
+    urls.map(|url| format!("{prefix}{url}")).collect::<Vec<_>>().join(",")
+}
+
+fn mismatch(name: &str, cluster: &[Url], own: &[Url]) -> ClusterError {
+    let prefix = format!("{name}=");
+    let missing: Vec<_> = cluster.iter().filter(|url| !own.contains(url)).collect();
+    if missing.is_empty() {
+        let missing = own.iter().filter(|url| !cluster.contains(url));
+        let cluster = join(own.iter(), &prefix);
+        return ClusterError::NotInCluster { own: join(missing, ""), cluster };
+    }
+    let first = |urls: &[Url], others: &[Url]| {
+        urls.iter().find(|url| !others.contains(url)).map(Url::to_string).unwrap_or_default()
+    };
+    ClusterError::NotAdvertised {
+        cluster: join(missing.into_iter(), &prefix),
+        own: join(own.iter(), ""),
+        first_own: first(own, cluster),
+        first_cluster: first(cluster, own),
+    }
+}
+
+/// The addresses that the URLs stand for; a name that does not resolve stands for itself.
+fn resolved(urls: &[Url]) -> BTreeSet<(Scheme, String)> {
+    let resolve = |url: &Url| {
+        let found = url.authority().to_socket_addrs().ok().and_then(|found| {
+            // Several addresses of one name are one place; IPv4 first, as in a listener.
+            found.min_by_key(SocketAddr::is_ipv6)
+        });
+        (url.scheme(), found.map_or_else(|| url.to_string(), |address| address.to_string()))
+    };
+    urls.iter().map(resolve).collect()
+}

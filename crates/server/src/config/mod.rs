@@ -1,0 +1,219 @@
+//! What the operator asked for: flags, environment, and the checks on both.
+//!
+//! ```text
+//!  arguments ─► parse ─► Config ─► check ─► the member, the listeners, the log
+//!  ETCD_*    ─►   ▲ one table of flags (`flags`)
+//! ```
+//!
+//! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; none is
+//! silently without effect. 2. Texts and exit codes of refusals are etcd's.
+//!
+//! *Absent.* The configuration file, TLS, discovery: their flags are known and refused.
+//!
+//! *Contract.* `server/etcdmain/config.go` and `server/embed/config.go` of etcd v3.7.1.
+
+mod check;
+mod cluster;
+mod compaction;
+mod flags;
+mod help;
+mod parse;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use base::limits;
+use net::Url;
+
+pub(crate) use cluster::InitialCluster;
+pub(crate) use compaction::AutoCompaction;
+pub(crate) use help::{flag_listing, usage};
+pub(crate) use parse::{Notice, Outcome, Refusal, from_command_line};
+pub(crate) use value::show_duration;
+
+pub(crate) const DEFAULT_NAME: &str = "default";
+pub(crate) const ADVERTISE_MISSING: &str =
+    "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+const DEFAULT_PEER_URL: &str = "http://localhost:2380";
+const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+
+/// Everything that a flag can set. Fields are named as their flags.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) name: String,
+    pub(crate) data_dir: String,
+    pub(crate) snapshot_count: u64,
+    pub(crate) snapshot_catchup_entries: u64,
+    pub(crate) heartbeat_interval_ms: u64,
+    pub(crate) election_timeout_ms: u64,
+    pub(crate) initial_election_tick_advance: bool,
+    pub(crate) listen_peer_urls: Vec<Url>,
+    pub(crate) listen_client_urls: Vec<Url>,
+    pub(crate) listen_client_http_urls: Vec<Url>,
+    pub(crate) listen_metrics_urls: Vec<Url>,
+    pub(crate) initial_advertise_peer_urls: Vec<Url>,
+    /// Empty when it was not given but `listen_client_urls` was, which is refused.
+    pub(crate) advertise_client_urls: Vec<Url>,
+    pub(crate) initial_cluster: String,
+    pub(crate) initial_cluster_state: ClusterState,
+    pub(crate) initial_cluster_token: String,
+    pub(crate) strict_reconfig_check: bool,
+    pub(crate) pre_vote: bool,
+    pub(crate) max_snapshots: u64,
+    pub(crate) max_wals: u64,
+    /// As given: 0 is the default, negative is without limit.
+    pub(crate) quota_backend_bytes: i64,
+    pub(crate) backend_batch_interval: Duration,
+    pub(crate) backend_batch_limit: u64,
+    pub(crate) max_txn_ops: u64,
+    pub(crate) max_request_bytes: u64,
+    pub(crate) max_concurrent_streams: u32,
+    pub(crate) grpc_keepalive_min_time: Duration,
+    pub(crate) grpc_keepalive_interval: Duration,
+    pub(crate) grpc_keepalive_timeout: Duration,
+    pub(crate) auto_compaction_mode: String,
+    pub(crate) auto_compaction_retention: String,
+    pub(crate) compaction_batch_limit: u64,
+    pub(crate) compaction_sleep_interval: Duration,
+    pub(crate) cors: BTreeSet<String>,
+    pub(crate) host_whitelist: BTreeSet<String>,
+    pub(crate) logger: String,
+    pub(crate) log_level: String,
+    pub(crate) log_outputs: Vec<String>,
+    pub(crate) watch_progress_notify_interval: Duration,
+    pub(crate) warning_apply_duration: Duration,
+    pub(crate) warning_unary_request_duration: Duration,
+    pub(crate) max_learners: u64,
+    pub(crate) compact_hash_check_time: Duration,
+    pub(crate) unsafe_no_fsync: bool,
+    pub(crate) bootstrap_defrag_threshold_megabytes: u64,
+    /// Gates that were named, with what was asked of them.
+    pub(crate) feature_gates: BTreeMap<String, bool>,
+    /// Flags that were given on the command line or in the environment.
+    pub(crate) given: BTreeSet<&'static str>,
+    /// The first flag that was given, is known to etcd, and is not built here yet.
+    unbuilt: Option<String>,
+}
+
+/// Whether the member founds its cluster or was added to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClusterState {
+    New,
+    Existing,
+}
+
+impl ClusterState {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Existing => "existing",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let urls = |text: &str| Url::parse(text).into_iter().collect::<Vec<_>>();
+        let all = || BTreeSet::from(["*".to_owned()]);
+        Self {
+            name: DEFAULT_NAME.to_owned(),
+            data_dir: String::new(),
+            snapshot_count: 10_000,
+            snapshot_catchup_entries: limits::CATCHUP_ENTRIES,
+            heartbeat_interval_ms: 100,
+            election_timeout_ms: 1_000,
+            initial_election_tick_advance: true,
+            listen_peer_urls: urls(DEFAULT_PEER_URL),
+            listen_client_urls: urls(DEFAULT_CLIENT_URL),
+            listen_client_http_urls: Vec::new(),
+            listen_metrics_urls: Vec::new(),
+            initial_advertise_peer_urls: urls(DEFAULT_PEER_URL),
+            advertise_client_urls: urls(DEFAULT_CLIENT_URL),
+            initial_cluster: format!("{DEFAULT_NAME}={DEFAULT_PEER_URL}"),
+            initial_cluster_state: ClusterState::New,
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            strict_reconfig_check: true,
+            pre_vote: true,
+            max_snapshots: 5,
+            max_wals: 5,
+            quota_backend_bytes: 0,
+            backend_batch_interval: Duration::ZERO,
+            backend_batch_limit: 0,
+            max_txn_ops: 128,
+            max_request_bytes: 1_572_864,
+            max_concurrent_streams: u32::MAX,
+            grpc_keepalive_min_time: Duration::from_secs(5),
+            grpc_keepalive_interval: Duration::from_secs(7_200),
+            grpc_keepalive_timeout: Duration::from_secs(20),
+            auto_compaction_mode: "periodic".to_owned(),
+            auto_compaction_retention: "0".to_owned(),
+            compaction_batch_limit: 0,
+            compaction_sleep_interval: Duration::ZERO,
+            cors: all(),
+            host_whitelist: all(),
+            logger: "zap".to_owned(),
+            log_level: "info".to_owned(),
+            log_outputs: vec!["default".to_owned()],
+            watch_progress_notify_interval: Duration::ZERO,
+            warning_apply_duration: Duration::from_millis(100),
+            warning_unary_request_duration: Duration::from_millis(300),
+            max_learners: 1,
+            compact_hash_check_time: Duration::from_secs(60),
+            unsafe_no_fsync: false,
+            bootstrap_defrag_threshold_megabytes: 0,
+            feature_gates: BTreeMap::new(),
+            given: BTreeSet::new(),
+            unbuilt: None,
+        }
+    }
+}
+
+impl Config {
+    /// The space quota in bytes; `None` is without limit.
+    pub(crate) fn quota(&self) -> Option<u64> {
+        match self.quota_backend_bytes {
+            0 => Some(limits::QUOTA_DEFAULT_BYTES),
+            given => u64::try_from(given).ok(),
+        }
+    }
+
+    /// How long the server lets a request wait: 5 s and two elections.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * Duration::from_millis(self.election_timeout_ms)
+    }
+
+    /// Ticks without a leader until an election.
+    pub(crate) fn election_ticks(&self) -> u64 {
+        self.election_timeout_ms / self.heartbeat_interval_ms
+    }
+
+    /// The largest gRPC message that is read.
+    pub(crate) fn receive_bytes_max(&self) -> usize {
+        usize::try_from(self.max_request_bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_add(limits::GRPC_OVERHEAD_BYTES)
+    }
+
+    /// Fills in what follows from other values: the initial cluster from the name, the data
+    /// directory from the name. Returns whether the directory was filled in.
+    pub(crate) fn derive(&mut self) -> bool {
+        let default_cluster = format!("{DEFAULT_NAME}={DEFAULT_PEER_URL}");
+        if self.name != DEFAULT_NAME && self.initial_cluster == default_cluster {
+            let members: Vec<_> = self
+                .initial_advertise_peer_urls
+                .iter()
+                .map(|url| format!("{}={url}", self.name))
+                .collect();
+            self.initial_cluster = members.join(",");
+        }
+        let empty = self.data_dir.is_empty();
+        if empty {
+            self.data_dir = format!("{}.etcd", self.name);
+        }
+        empty
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! The parser against what real etcd prints.
+
+use super::*;
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn read(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<(Config, Vec<Notice>), Refusal> {
+    let environment: Vec<_> =
+        environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    match from_command_line(&owned(arguments), &environment) {
+        Ok(Outcome::Serve(config, notices)) => Ok((*config, notices)),
+        Ok(other) => panic!("{arguments:?}: {other:?}"),
+        Err((refusal, _)) => Err(refusal),
+    }
+}
+
+fn config(arguments: &[&str]) -> Config {
+    read(arguments, &[]).expect("valid").0
+}
+
+#[test]
+fn flags_that_cannot_be_read_are_told_in_gos_words() {
+    for (arguments, told) in [
+        (&["--nosuch"][..], "flag provided but not defined: -nosuch"),
+        (&["-nosuch=1"], "flag provided but not defined: -nosuch"),
+        (
+            &["--heartbeat-interval=abc"],
+            "invalid value \"abc\" for flag -heartbeat-interval: parse error",
+        ),
+        (
+            &["--heartbeat-interval=-1"],
+            "invalid value \"-1\" for flag -heartbeat-interval: parse error",
+        ),
+        (
+            &["--quota-backend-bytes=99999999999999999999"],
+            "invalid value \"99999999999999999999\" for flag -quota-backend-bytes: value out of range",
+        ),
+        (
+            &["--initial-cluster-state=foo"],
+            "invalid value \"foo\" for flag -initial-cluster-state: invalid value",
+        ),
+        (
+            &["--listen-client-urls=ftp://a:1"],
+            "invalid value \"ftp://a:1\" for flag -listen-client-urls: URL scheme must be http, https, unix, or unixs: ftp://a:1",
+        ),
+        (
+            &["--max-concurrent-streams=x"],
+            "invalid value \"x\" for flag -max-concurrent-streams: strconv.ParseUint: parsing \"x\": invalid syntax",
+        ),
+        (&["--pre-vote=maybe"], "invalid boolean value \"maybe\" for -pre-vote: parse error"),
+        (&["--name"], "flag needs an argument: -name"),
+        (&["---x"], "bad flag syntax: ---x"),
+        (&["-=3"], "bad flag syntax: -=3"),
+        (
+            &["--v2-deprecation=not-yet"],
+            "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\"",
+        ),
+        (
+            &["--feature-gates=Foo=true"],
+            "invalid value \"Foo=true\" for flag -feature-gates: unrecognized feature gate: Foo",
+        ),
+    ] {
+        assert_eq!(read(arguments, &[]).err(), Some(Refusal::Syntax(told.to_owned())));
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be_are_told_in_etcds_words() {
+    for (arguments, told) in [
+        (&["foo"][..], "\"foo\" is not a valid flag"),
+        (&["--pre-vote", "false"], "\"false\" is not a valid flag"),
+        (
+            &["--listen-client-urls=http://foo.com:1", "--advertise-client-urls=http://a:1"],
+            "expected IP in URL for binding (http://foo.com:1)",
+        ),
+        (&["--listen-client-urls=http://127.0.0.1:1"], ADVERTISE_MISSING),
+        (
+            &["--initial-advertise-peer-urls=http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--advertise-client-urls=http://:1"],
+            "--advertise-client-urls \"http://:1\" must be in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--heartbeat-interval=300"],
+            "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
+        ),
+        (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+        (
+            &["--election-timeout=60000"],
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+        ),
+        (&["--auto-compaction-mode=foo"], "unknown auto-compaction-mode \"foo\""),
+        (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+        (&["--logger=foo"], "unknown logger option \"foo\""),
+        (&["--log-outputs=a,default"], "multi logoutput for \"default\" is not supported yet"),
+        (&["--log-level=foo"], "unrecognized level: \"foo\""),
+        (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
+    ] {
+        assert_eq!(read(arguments, &[]).err(), Some(Refusal::Config(told.to_owned())));
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
+    let refused = |arguments: &[&str]| read(arguments, &[]).err().map(|told| told.to_string());
+    for (argument, what) in [
+        ("--cert-file=a.pem", "--cert-file"),
+        ("--auto-tls", "--auto-tls"),
+        ("--discovery-srv=example.com", "--discovery-srv"),
+        ("--force-new-cluster", "--force-new-cluster"),
+        ("--config-file=etcd.yml", "--config-file"),
+        ("--feature-gates=LeaseCheckpoint=true", "--feature-gates=LeaseCheckpoint=true"),
+        ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
+    ] {
+        let told = format!("{what} is not supported by this version of quorate");
+        assert_eq!(refused(&[argument]), Some(told));
+    }
+    for argument in [
+        "--cert-file=",
+        "--logger=zap",
+        "--log-outputs=stderr",
+        "--enable-grpc-gateway=false",
+        "--auth-token=simple",
+        "--auto-tls=false",
+        "--metrics=basic",
+        "--feature-gates=FastLeaseKeepAlive=true",
+        "--max-snapshots=3",
+        "--v=2",
+    ] {
+        assert_eq!(refused(&[argument]), None, "{argument}");
+    }
+}
+
+#[test]
+fn values_arrive() {
+    let given = config(&[
+        "-name",
+        "m1",
+        "--quota-backend-bytes=0x10",
+        "--pre-vote=false",
+        "--unsafe-no-fsync",
+        "--listen-client-urls",
+        "http://127.0.0.1:2,http://127.0.0.1:1",
+        "--advertise-client-urls=http://127.0.0.1:1",
+        "--backend-batch-interval=1m0.5s",
+    ]);
+    assert_eq!(given.name, "m1");
+    assert_eq!(given.quota(), Some(16));
+    assert!(!given.pre_vote && given.unsafe_no_fsync);
+    assert_eq!(given.listen_client_urls[0].port(), "1");
+    assert_eq!(given.backend_batch_interval, Duration::from_millis(60_500));
+    assert_eq!(config(&["--quota-backend-bytes=-1"]).quota(), None);
+    assert_eq!(config(&[]).quota(), Some(2 << 30));
+    assert_eq!(config(&[]).receive_bytes_max(), 2_097_152);
+}
+
+#[test]
+fn the_name_decides_cluster_and_directory() {
+    let mut named = config(&["--name=abc", "--initial-advertise-peer-urls=http://a:1,http://b:1"]);
+    assert!(named.derive());
+    assert_eq!(named.initial_cluster, "abc=http://a:1,abc=http://b:1");
+    assert_eq!(named.data_dir, "abc.etcd");
+    let mut unnamed = config(&[]);
+    assert!(unnamed.derive());
+    assert_eq!(unnamed.data_dir, "default.etcd");
+}
+
+#[test]
+fn the_environment_is_read_and_told() {
+    let (config, notices) = read(
+        &["--name=m1"],
+        &[
+            ("ETCD_SNAPSHOT_COUNT", "7"),
+            ("ETCD_FOO", "1"),
+            ("ETCDCTL_API", "3"),
+            ("ETCD_DATA_DIR", ""),
+        ],
+    )
+    .expect("valid");
+    assert_eq!(config.snapshot_count, 7);
+    assert!(config.data_dir.is_empty());
+    assert_eq!(
+        notices,
+        [
+            Notice::Used { name: "ETCD_SNAPSHOT_COUNT".to_owned(), value: "7".to_owned() },
+            Notice::Unrecognized("ETCD_FOO=1".to_owned()),
+            // An empty value is unset, but etcd complains of it all the same.
+            Notice::Unrecognized("ETCD_DATA_DIR=".to_owned()),
+        ]
+    );
+    assert_eq!(
+        read(&["--name=m1"], &[("ETCD_NAME", "m2")]).err(),
+        Some(Refusal::Shadowed("ETCD_NAME".to_owned()))
+    );
+    assert_eq!(
+        read(&[], &[("ETCD_SNAPSHOT_COUNT", "abc")]).err(),
+        Some(Refusal::Config(
+            "invalid value \"abc\" for ETCD_SNAPSHOT_COUNT: parse error".to_owned()
+        ))
+    );
+}
+
+#[test]
+fn help_and_version_win() {
+    let outcome = |arguments: &[&str]| from_command_line(&owned(arguments), &[]);
+    assert!(matches!(outcome(&["--name=a", "-h"]), Ok(Outcome::Help)));
+    assert!(matches!(outcome(&["--version"]), Ok(Outcome::Version)));
+    assert!(flag_listing().contains("  --data-dir '${name}.etcd'\n"));
+}
+
+#[test]
+fn retention_depends_on_the_mode() {
+    let retention = |mode: &str, text: &str| {
+        AutoCompaction::of(&config(&[
+            &format!("--auto-compaction-mode={mode}"),
+            &format!("--auto-compaction-retention={text}"),
+        ]))
+    };
+    assert_eq!(retention("periodic", "0"), Ok(AutoCompaction::Off));
+    assert_eq!(
+        retention("periodic", "2"),
+        Ok(AutoCompaction::Periodic(Duration::from_secs(7_200)))
+    );
+    assert_eq!(retention("periodic", "90s"), Ok(AutoCompaction::Periodic(Duration::from_secs(90))));
+    assert_eq!(retention("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
+    assert_eq!(
+        retention("periodic", "xx"),
+        Err("error parsing CompactionRetention: time: invalid duration \"xx\"".to_owned())
+    );
+}
+
+#[test]
+fn the_initial_cluster_must_have_this_member_and_its_urls() {
+    let check = |arguments: &[&str]| {
+        let config = config(arguments);
+        InitialCluster::parse(&config.initial_cluster)
+            .and_then(|cluster| cluster.check_local(&config))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(check(&[]), Ok(()));
+    assert_eq!(check(&["--initial-cluster=default=http://127.0.0.1:2380"]), Ok(()));
+    for (arguments, told) in [
+        (
+            &["--initial-cluster=a=http://127.0.0.1:2380"][..],
+            "couldn't find local name \"default\" in the initial cluster configuration",
+        ),
+        (
+            &["--initial-cluster=default=http://127.0.0.1:2389"],
+            "--initial-cluster has default=http://127.0.0.1:2389 but missing from --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \"http://127.0.0.1:2389\")",
+        ),
+        (
+            &["--initial-cluster=="],
+            "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ",
+        ),
+        (
+            &["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+            "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url",
+        ),
+    ] {
+        assert_eq!(check(arguments), Err(told.to_owned()));
+    }
+}
