@@ -24,6 +24,7 @@ type command struct {
 	line  int
 	text  string
 	args  []string
+	env   []string // NAME=value, from words in front
 	stdin string
 	lines int // stop it (SIGINT) after so many lines of output; 0: it ends by itself
 }
@@ -50,6 +51,9 @@ func parseCorpus(t *testing.T, file string) []command {
 				t.Fatalf("%s:%d: %v", file, i+1, err)
 			}
 			words = words[1:]
+		}
+		for environment.MatchString(words[0]) {
+			c.env, words = append(c.env, words[0]), words[1:]
 		}
 		if n := len(words); n > 2 && words[n-2] == "<<<" {
 			c.stdin, words = words[n-1], words[:n-2]
@@ -127,13 +131,16 @@ func newShell(t *testing.T, m *harness.Member, tool ...string) *shell {
 		id   uint64
 		name string
 	}{{p.Header.MemberId, "MEMBER"}, {p.Header.ClusterId, "CLUSTER"}} {
-		s.ids = append(s.ids, [2]string{strconv.FormatUint(id.id, 16), id.name},
+		s.ids = append(s.ids, [2]string{fmt.Sprintf("%016x", id.id), id.name},
+			[2]string{strconv.FormatUint(id.id, 16), id.name},
 			[2]string{strconv.FormatUint(id.id, 10), id.name})
 	}
 	return s
 }
 
 var (
+	environment = regexp.MustCompile(`^[A-Z_]+=`)
+
 	granted   = regexp.MustCompile(`lease ([0-9a-f]+) granted`)
 	grantedID = regexp.MustCompile(`"ID":(\d+)`)
 )
@@ -168,7 +175,9 @@ func (s *shell) mask(text string) string {
 	}
 	text = joinLines(kept)
 	for i, lease := range s.leases {
-		text = strings.ReplaceAll(text, lease, fmt.Sprint("LEASE", i))
+		for _, form := range []string{fmt.Sprintf("%016s", lease), lease} { // commands pad or do not
+			text = strings.ReplaceAll(text, form, fmt.Sprint("LEASE", i))
+		}
 		if n, err := strconv.ParseInt(lease, 16, 64); err == nil {
 			text = strings.ReplaceAll(text, strconv.FormatInt(n, 10), fmt.Sprint("LEASE", i))
 		}
@@ -193,13 +202,18 @@ func (s *shell) run(ctx context.Context, c command) string {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	args := append([]string{}, s.tool[1:]...)
-	args = append(args, "--endpoints="+s.m.Endpoint())
+	names := strings.NewReplacer("$LEASE", s.lease, "$DIR", s.dir, "$ENDPOINT", s.m.Endpoint())
+	if !contains(c.args, "--endpoints") {
+		args = append(args, "--endpoints="+s.m.Endpoint())
+	}
 	for _, arg := range c.args {
-		args = append(args, strings.NewReplacer("$LEASE", s.lease, "$DIR", s.dir,
-			"$ENDPOINT", s.m.Endpoint()).Replace(arg))
+		args = append(args, names.Replace(arg))
 	}
 	cmd := exec.CommandContext(ctx, s.tool[0], args...)
 	cmd.Env = harness.CleanEnv()
+	for _, setting := range c.env {
+		cmd.Env = append(cmd.Env, names.Replace(setting))
+	}
 	cmd.Dir = s.dir
 	if c.stdin != "" {
 		cmd.Stdin = strings.NewReader(c.stdin)
@@ -217,7 +231,7 @@ func (s *shell) run(ctx context.Context, c command) string {
 		s.granted(found[1])
 	} else if found := grantedID.FindStringSubmatch(stdout.String()); found != nil && c.args[0] == "lease" {
 		if n, err := strconv.ParseInt(found[1], 10, 64); err == nil && n > 1<<40 {
-			s.granted(strconv.FormatInt(n, 16))
+			s.granted(fmt.Sprintf("%016x", n))
 		}
 	}
 	code := cmd.ProcessState.ExitCode()
@@ -231,6 +245,7 @@ func (s *shell) run(ctx context.Context, c command) string {
 }
 
 func (s *shell) granted(lease string) {
+	lease = strings.TrimLeft(lease, "0")
 	if s.lease = lease; !contains(s.leases, lease) {
 		s.leases = append(s.leases, lease)
 	}
