@@ -223,8 +223,8 @@ mod tests {
 
     #[test]
     fn an_image_survives_a_real_directory() {
-        let mut image = Image::default();
-        image.directories = vec!["/a".into(), "/a/b".into(), "/c".into()];
+        let directories = vec!["/a".into(), "/a/b".into(), "/c".into()];
+        let mut image = Image { directories, ..Image::default() };
         let mut sparse = Blob::new(b"head");
         sparse.set_len(100_000);
         sparse.write(b"tail", 70_000);

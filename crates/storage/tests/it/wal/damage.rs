@@ -82,14 +82,17 @@ fn names_file_and_offset(error: &wal::Error) -> bool {
         && !text.contains('\n')
 }
 
+/// Not every bit, to be fast, but every place of a bit within a byte.
+const EVERY_BIT: usize = 7;
+
 #[test]
-fn every_flipped_bit_is_refused_or_harmless() {
+fn a_flipped_bit_is_refused_or_harmless() {
     // The last record fits in its sector, or reaches over the end of it.
     for (last, segments) in [(b"last".as_slice(), 9), (&[7; 700], 1)] {
         let sample = sample(last);
         let (mut refused, mut harmless) = (0, 0);
         for (path, len) in sample.segments().into_iter().rev().take(segments) {
-            for bit in 0..len * 8 {
+            for bit in (0..len * 8).step_by(EVERY_BIT) {
                 let disk = sample.disk();
                 disk.corrupt(&path, bit / 8, 1 << (bit % 8)).unwrap();
                 match open(&disk, &beginning()) {
@@ -105,7 +108,7 @@ fn every_flipped_bit_is_refused_or_harmless() {
             }
         }
         // Harmless are bits of padding, and of the space reserved at the end.
-        assert!(refused > 8_000 && harmless > 100, "{refused} {harmless}");
+        assert!(refused > 8_000 / EVERY_BIT && harmless > 100 / EVERY_BIT, "{refused} {harmless}");
     }
 }
 

@@ -75,7 +75,8 @@ fn the_log_of_real_etcd_is_read() {
         2/16 put key12
         2/17 delete key3
         2/18 put big
-        2/19 compact 5"#]].assert_eq(&lines.join("\n"));
+        2/19 compact 5"#]]
+    .assert_eq(&lines.join("\n"));
     opened.wal.close().unwrap();
     assert_eq!(open(&disk, &dir, &snapshots[1]).entries, opened.entries[11..]);
 }
