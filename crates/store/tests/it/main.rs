@@ -1,8 +1,8 @@
 //! The store, driven through entries as a member would, on a disk in memory.
 
+mod fixtures;
 mod history;
 mod member;
 mod model;
 mod open;
 mod scripts;
-mod snapshots;
