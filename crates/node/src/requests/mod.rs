@@ -7,7 +7,9 @@
 //! *Absent.* Sockets, threads, clocks, and the order of effects (`crate::node`).
 
 pub mod check;
+pub mod compactor;
 pub mod error;
+pub mod lease;
 pub mod watch;
 
 pub use error::{Code, Rejected};

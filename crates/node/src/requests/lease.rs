@@ -1,0 +1,100 @@
+//! What lease requests mean on the member that can answer them: the leader.
+//!
+//! *Invariants.* A lease that does not exist is no error: a keepalive is answered with TTL 0, a
+//! question with TTL -1.
+//!
+//! *Absent.* Forwarding to the leader (the cluster's part), granting and revoking (the log's).
+//!
+//! *Contract.* `server/etcdserver/v3_server.go` of etcd v3.7.1, `LeaseRenew` and
+//! `LeaseTimeToLive`.
+
+use base::{LeaseId, Moment, RequestIds};
+use proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use store::lease::{Lessor, RenewError};
+
+use super::error::Rejected;
+
+/// What became of a keepalive.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeepAlive {
+    /// The answer; its header is the server's to fill.
+    Answer(LeaseKeepAliveResponse),
+    /// The lease has expired and is being revoked: ask again once it is gone
+    /// ([`Lessor::when_removed`]).
+    Expiring,
+}
+
+/// Gives a grant that names no lease a fresh one.
+pub fn choose_id(request: &mut LeaseGrantRequest, ids: &RequestIds) {
+    if request.id == 0 {
+        request.id = ids.next_lease().get();
+    }
+}
+
+/// Renews a lease.
+pub fn keep_alive(lessor: &Lessor, id: LeaseId, now: Moment) -> Result<KeepAlive, Rejected> {
+    let answer = |ttl| {
+        let response = LeaseKeepAliveResponse { header: None, id: id.get(), ttl };
+        Ok(KeepAlive::Answer(response))
+    };
+    match lessor.renew(id, now) {
+        Ok(ttl) => answer(ttl),
+        Err(RenewError::NotFound) => answer(0),
+        Err(RenewError::Expiring) => Ok(KeepAlive::Expiring),
+        Err(RenewError::NotPrimary) => Err(Rejected::NotPrimaryLessor),
+    }
+}
+
+/// Tells what a lease has left.
+pub fn time_to_live(
+    lessor: &Lessor,
+    request: &LeaseTimeToLiveRequest,
+    now: Moment,
+) -> LeaseTimeToLiveResponse {
+    let id = request.id;
+    match lessor.time_to_live(LeaseId(id), now) {
+        None => LeaseTimeToLiveResponse { id, ttl: -1, ..LeaseTimeToLiveResponse::default() },
+        Some(found) => LeaseTimeToLiveResponse {
+            header: None,
+            id,
+            ttl: found.remaining,
+            granted_ttl: found.granted,
+            keys: if request.keys { found.keys } else { Vec::new() },
+        },
+    }
+}
+
+/// All leases.
+pub fn leases(lessor: &Lessor) -> LeaseLeasesResponse {
+    let status = |id: LeaseId| LeaseStatus { id: id.get() };
+    let leases = lessor.leases().into_iter().map(status).collect();
+    LeaseLeasesResponse { header: None, leases }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_unknown_is_no_error() {
+        let lessor = Lessor::new(2);
+        let now = Moment::default();
+        assert_eq!(keep_alive(&lessor, LeaseId(1), now), Err(Rejected::NotPrimaryLessor));
+        lessor.promote(now, Duration::ZERO);
+        let response = LeaseKeepAliveResponse { header: None, id: 1, ttl: 0 };
+        assert_eq!(keep_alive(&lessor, LeaseId(1), now), Ok(KeepAlive::Answer(response)));
+        let request = LeaseTimeToLiveRequest { id: 1, keys: true };
+        assert_eq!(time_to_live(&lessor, &request, now).ttl, -1);
+
+        lessor.grant(LeaseId(1), 5, now).unwrap();
+        lessor.attach(LeaseId(1), "k".into());
+        assert_eq!(time_to_live(&lessor, &request, now).keys, ["k"]);
+        let late = now + Duration::from_secs(5);
+        assert_eq!(keep_alive(&lessor, LeaseId(1), late), Ok(KeepAlive::Expiring));
+    }
+}
