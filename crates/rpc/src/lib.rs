@@ -6,6 +6,7 @@ macro_rules! services {
     ($name:ident, $file:literal, $doc:literal) => {
 #[doc = $doc]
         #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+        #[allow(clippy::too_many_lines)]
         #[rustfmt::skip]
         pub mod $name {
             include!(concat!("generated/", $file, ".rs"));

@@ -1,0 +1,561 @@
+//! Finds the command that a line of arguments means, and reads its flags.
+//!
+//! ```text
+//!  etcdctl -w json lease grant --x=1 100
+//!     find() -> [etcdctl, lease, grant]      the words that name commands are taken out
+//!    parse() -> {write-out: json, x: 1}      flags may stand anywhere before `--`
+//!               ["100"]                      the rest are positional
+//! ```
+//!
+//! *Invariants.* A flag's default parses (a test builds every command's values), so that
+//! [`Values`] holds a value of the declared kind for every flag of the command.
+//!
+//! *Absent.* lexopt or a like parser: the texts of errors and the way command names are looked
+//! for among flags are cobra's own, and users of etcdctl compare them.
+//!
+//! *Contract.* cobra v1.10.2 `command.go`, pflag v1.0.10 `flag.go`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::failure::Outcome;
+use crate::go;
+
+/// One word of the command line; keys and values need not be UTF-8.
+pub(crate) type Arg = Vec<u8>;
+
+/// A command under way.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// The heading under which a command stands in the help of the root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Only sub-commands and the root itself.
+    None,
+    KeyValue,
+    Maintenance,
+    Utility,
+}
+
+/// One command: its help, its flags and its effect.
+pub(crate) struct Command {
+    pub(crate) name: &'static str,
+    /// What follows the name in the usage line.
+    pub(crate) usage: &'static str,
+    pub(crate) short: &'static str,
+    /// Printed instead of `short` in the command's own help, if not empty.
+    pub(crate) long: &'static str,
+    pub(crate) example: &'static str,
+    pub(crate) group: Group,
+    pub(crate) flags: &'static [Flag],
+    /// Flags that the sub-commands take too.
+    pub(crate) inherited: &'static [Flag],
+    pub(crate) commands: &'static [&'static Command],
+    /// None: a group, which prints its help.
+    pub(crate) run: Option<for<'a> fn(&'a mut Call) -> Running<'a>>,
+}
+
+impl Command {
+    /// A command without anything, to be filled by struct update.
+    pub(crate) const EMPTY: Command = Command {
+        name: "",
+        usage: "",
+        short: "",
+        long: "",
+        example: "",
+        group: Group::None,
+        flags: &[],
+        inherited: &[],
+        commands: &[],
+        run: None,
+    };
+}
+
+/// What kind of value a flag takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bool,
+    Int,
+    Text,
+    Words,
+    Duration,
+}
+
+impl Kind {
+    /// The name of the kind in help; empty for booleans, which take no value.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Bool => "",
+            Kind::Int => "int",
+            Kind::Text => "string",
+            Kind::Words => "strings",
+            Kind::Duration => "duration",
+        }
+    }
+
+    fn parse(self, text: &str) -> Result<Value, String> {
+        Ok(match self {
+            Kind::Bool => Value::Bool(go::parse_bool(text)?),
+            Kind::Int => Value::Int(go::parse_int(text, 0)?),
+            Kind::Text => Value::Text(text.to_owned()),
+            Kind::Words => Value::Words(split_csv(text)),
+            Kind::Duration => Value::Duration(go::parse_duration(text)?),
+        })
+    }
+}
+
+/// Comma separated words, of which some may be quoted.
+fn split_csv(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    if text.is_empty() {
+        return words;
+    }
+    let mut word = String::new();
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                word.push('"');
+            }
+            '"' if quoted || word.is_empty() => quoted = !quoted,
+            ',' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    words.push(word);
+    words
+}
+
+/// One flag of a command.
+pub(crate) struct Flag {
+    pub(crate) name: &'static str,
+    pub(crate) short: Option<char>,
+    pub(crate) kind: Kind,
+    pub(crate) default: &'static str,
+    pub(crate) usage: &'static str,
+}
+
+impl Flag {
+    pub(crate) const fn new(
+        name: &'static str,
+        kind: Kind,
+        default: &'static str,
+        usage: &'static str,
+    ) -> Flag {
+        Flag { name, short: None, kind, default, usage }
+    }
+
+    /// A boolean that is false unless given.
+    pub(crate) const fn bool(name: &'static str, usage: &'static str) -> Flag {
+        Flag::new(name, Kind::Bool, "false", usage)
+    }
+
+    /// A number that is zero unless given.
+    pub(crate) const fn int(name: &'static str, usage: &'static str) -> Flag {
+        Flag::new(name, Kind::Int, "0", usage)
+    }
+
+    pub(crate) const fn text(
+        name: &'static str,
+        default: &'static str,
+        usage: &'static str,
+    ) -> Flag {
+        Flag::new(name, Kind::Text, default, usage)
+    }
+
+    pub(crate) const fn short(mut self, short: char) -> Flag {
+        self.short = Some(short);
+        self
+    }
+
+    /// The flag as error texts name it.
+    fn display(&self) -> String {
+        match self.short {
+            Some(short) => format!("-{short}, --{}", self.name),
+            None => format!("--{}", self.name),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Bool(bool),
+    Int(i64),
+    Text(String),
+    Words(Vec<String>),
+    Duration(Duration),
+}
+
+struct Slot {
+    flag: &'static Flag,
+    value: Value,
+    /// Given on the command line or by the environment.
+    changed: bool,
+}
+
+/// The values of all flags of a command, given or default.
+pub(crate) struct Values {
+    slots: BTreeMap<&'static str, Slot>,
+}
+
+impl Values {
+    fn new(flags: impl Iterator<Item = &'static Flag>) -> Values {
+        let slots = flags.map(|flag| {
+            let value = flag.kind.parse(flag.default).expect("a flag's default is valid");
+            (flag.name, Slot { flag, value, changed: false })
+        });
+        Values { slots: slots.collect() }
+    }
+
+    fn slot(&self, name: &str) -> &Slot {
+        self.slots.get(name).expect("a command asks only for flags that it declares")
+    }
+
+    /// Sets a flag from text; the error is the reason alone.
+    pub(crate) fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let slot = self.slots.get_mut(name).expect("only declared flags are set");
+        let value = slot.flag.kind.parse(text)?;
+        match (&mut slot.value, value) {
+            (Value::Words(words), Value::Words(more)) if slot.changed => words.extend(more),
+            (held, value) => *held = value,
+        }
+        slot.changed = true;
+        Ok(())
+    }
+
+    pub(crate) fn changed(&self, name: &str) -> bool {
+        self.slot(name).changed
+    }
+
+    pub(crate) fn bool(&self, name: &str) -> bool {
+        matches!(self.slot(name).value, Value::Bool(true))
+    }
+
+    pub(crate) fn int(&self, name: &str) -> i64 {
+        match self.slot(name).value {
+            Value::Int(value) => value,
+            _ => unreachable!("--{name} is declared as a number"),
+        }
+    }
+
+    pub(crate) fn text(&self, name: &str) -> &str {
+        match &self.slot(name).value {
+            Value::Text(value) => value,
+            _ => unreachable!("--{name} is declared as text"),
+        }
+    }
+
+    pub(crate) fn words(&self, name: &str) -> &[String] {
+        match &self.slot(name).value {
+            Value::Words(value) => value,
+            _ => unreachable!("--{name} is declared as words"),
+        }
+    }
+
+    pub(crate) fn duration(&self, name: &str) -> Duration {
+        match self.slot(name).value {
+            Value::Duration(value) => value,
+            _ => unreachable!("--{name} is declared as a duration"),
+        }
+    }
+
+    /// A flag's value as `--debug` shows it.
+    pub(crate) fn show(&self, name: &str) -> String {
+        match &self.slot(name).value {
+            Value::Bool(value) => value.to_string(),
+            Value::Int(value) => value.to_string(),
+            Value::Text(value) => value.clone(),
+            Value::Words(words) => format!("[{}]", words.join(",")),
+            Value::Duration(value) => go::duration(*value),
+        }
+    }
+}
+
+/// A command with what was given to it.
+pub(crate) struct Call {
+    pub(crate) values: Values,
+    /// The positional arguments.
+    pub(crate) args: Vec<Arg>,
+    /// The whole line, flags and `--` included.
+    pub(crate) line: Vec<Arg>,
+    /// The flags that come from above the command, which the environment may set.
+    pub(crate) inherited: Vec<&'static Flag>,
+}
+
+/// The flags that a command inherits, its own inheritable ones not included.
+pub(crate) fn inherited(path: &[&'static Command]) -> Vec<&'static Flag> {
+    path[..path.len() - 1].iter().flat_map(|command| command.inherited).collect()
+}
+
+/// The flags that stand under "Flags" in a command's help.
+pub(crate) fn local(path: &[&'static Command]) -> Vec<&'static Flag> {
+    let command = path[path.len() - 1];
+    command.flags.iter().chain(command.inherited).collect()
+}
+
+/// The flag that every command has.
+pub(crate) static HELP: Flag = Flag::bool("help", "help for ").short('h');
+
+fn flags_of(path: &[&'static Command]) -> Vec<&'static Flag> {
+    let mut flags = local(path);
+    flags.extend(inherited(path));
+    // While a command is looked for, only the root knows `--help`.
+    if path.len() == 1 {
+        flags.push(&HELP);
+    }
+    flags
+}
+
+/// Whether the flag at `arg` takes the next word as its value.
+fn takes_next(arg: &[u8], flags: &[&'static Flag]) -> bool {
+    if arg.contains(&b'=') {
+        return false;
+    }
+    let found = if let Some(name) = arg.strip_prefix(b"--") {
+        flags.iter().find(|flag| flag.name.as_bytes() == name)
+    } else if let [b'-', short] = arg {
+        flags.iter().find(|flag| flag.short == Some(char::from(*short)))
+    } else {
+        return false;
+    };
+    !found.is_some_and(|flag| flag.kind == Kind::Bool)
+}
+
+/// The words of `args` that are neither flags nor values of flags, with their places.
+fn words(args: &[Arg], flags: &[&'static Flag]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < args.len() {
+        let arg = &args[at];
+        at += 1;
+        if arg == b"--" {
+            break;
+        }
+        if takes_next(arg, flags) {
+            if args.len() - at <= 1 {
+                break;
+            }
+            at += 1;
+        } else if !arg.is_empty() && !arg.starts_with(b"-") {
+            found.push(at - 1);
+        }
+    }
+    found
+}
+
+fn next(command: &'static Command, word: &[u8]) -> Option<&'static Command> {
+    let all = command.commands.iter().copied();
+    if let Some(found) = all.clone().find(|command| command.name.as_bytes() == word) {
+        return Some(found);
+    }
+    let mut matches = all.filter(|command| command.name.as_bytes().starts_with(word));
+    matches.next().filter(|_| matches.next().is_none())
+}
+
+/// Follows the words that name commands from the root down, and takes them out of `args`. The
+/// error is the word that names no command of the root.
+pub(crate) fn find(
+    root: &'static Command,
+    mut args: Vec<Arg>,
+) -> Result<(Vec<&'static Command>, Vec<Arg>), Arg> {
+    let mut path = vec![root];
+    loop {
+        let command = path[path.len() - 1];
+        let places = words(&args, &flags_of(&path));
+        let Some(first) = places.first().copied() else { break };
+        match next(command, &args[first]) {
+            Some(found) => {
+                path.push(found);
+                args.remove(first);
+            }
+            None if path.len() == 1 => return Err(args.remove(first)),
+            None => break,
+        }
+    }
+    Ok((path, args))
+}
+
+/// The outcome of reading a command's flags.
+pub(crate) enum Parsed {
+    Help,
+    Call(Call),
+}
+
+/// Reads the flags of the command at the end of `path`. The error is the text without `Error: `.
+pub(crate) fn parse(
+    path: &[&'static Command],
+    line: Vec<Arg>,
+    args: Vec<Arg>,
+) -> Result<Parsed, String> {
+    let inherited = inherited(path);
+    let mut all = local(path);
+    all.extend(inherited.iter().copied());
+    all.push(&HELP);
+    let (values, args) = parse_flags(&all, args)?;
+    if values.bool(HELP.name) {
+        return Ok(Parsed::Help);
+    }
+    Ok(Parsed::Call(Call { values, args, line, inherited }))
+}
+
+/// Reads flags until `--`; what is no flag is positional.
+pub(crate) fn parse_flags(
+    flags: &[&'static Flag],
+    args: Vec<Arg>,
+) -> Result<(Values, Vec<Arg>), String> {
+    let mut values = Values::new(flags.iter().copied());
+    let mut positional = Vec::new();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        if arg == b"--" {
+            positional.extend(args);
+            break;
+        }
+        if let Some(name) = arg.strip_prefix(b"--") {
+            parse_long(flags, &mut values, &String::from_utf8_lossy(name), &mut args)?;
+        } else if arg.len() > 1 && arg[0] == b'-' {
+            parse_short(flags, &mut values, &String::from_utf8_lossy(&arg[1..]), &mut args)?;
+        } else {
+            positional.push(arg);
+        }
+    }
+    Ok((values, positional))
+}
+
+fn parse_long(
+    flags: &[&'static Flag],
+    values: &mut Values,
+    text: &str,
+    args: &mut impl Iterator<Item = Arg>,
+) -> Result<(), String> {
+    if text.is_empty() || text.starts_with(['-', '=']) {
+        return Err(format!("bad flag syntax: --{text}"));
+    }
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    let flag = flags
+        .iter()
+        .find(|flag| flag.name == name)
+        .ok_or_else(|| format!("unknown flag: --{name}"))?;
+    let value = match value {
+        Some(value) => value,
+        None if flag.kind == Kind::Bool => "true".to_owned(),
+        None => {
+            let next = args.next().ok_or_else(|| format!("flag needs an argument: --{name}"))?;
+            String::from_utf8_lossy(&next).into_owned()
+        }
+    };
+    set(values, flag, &value)
+}
+
+fn parse_short(
+    flags: &[&'static Flag],
+    values: &mut Values,
+    cluster: &str,
+    args: &mut impl Iterator<Item = Arg>,
+) -> Result<(), String> {
+    let mut rest = cluster;
+    while let Some(c) = rest.chars().next() {
+        let after = &rest[c.len_utf8()..];
+        let quoted = go::quote_rune(c);
+        let flag = flags
+            .iter()
+            .find(|flag| flag.short == Some(c))
+            .ok_or_else(|| format!("unknown shorthand flag: {quoted} in -{rest}"))?;
+        let (value, remaining) = if let Some(value) = after.strip_prefix('=') {
+            // A lone `=` is the value itself, as for pflag.
+            (if value.is_empty() { "=" } else { value }.to_owned(), "")
+        } else if flag.kind == Kind::Bool {
+            ("true".to_owned(), after)
+        } else if !after.is_empty() {
+            (after.to_owned(), "")
+        } else {
+            let next = args
+                .next()
+                .ok_or_else(|| format!("flag needs an argument: {quoted} in -{rest}"))?;
+            (String::from_utf8_lossy(&next).into_owned(), "")
+        };
+        set(values, flag, &value)?;
+        rest = remaining;
+    }
+    Ok(())
+}
+
+fn set(values: &mut Values, flag: &Flag, value: &str) -> Result<(), String> {
+    values.set(flag.name, value).map_err(|reason| {
+        let value = go::quote(value.as_bytes());
+        let name = go::quote(flag.display().as_bytes());
+        format!("invalid argument {value} for {name} flag: {reason}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FLAGS: [Flag; 4] = [
+        Flag::bool("prefix", "").short('p'),
+        Flag::int("limit", "").short('l'),
+        Flag::new("endpoints", Kind::Words, "a,b", ""),
+        Flag::new("timeout", Kind::Duration, "5s", ""),
+    ];
+
+    fn line(text: &str) -> Vec<Arg> {
+        text.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()
+    }
+
+    fn parsed(text: &str) -> Result<(Values, Vec<Arg>), String> {
+        parse_flags(&FLAGS.iter().collect::<Vec<_>>(), line(text))
+    }
+
+    #[test]
+    fn flags_are_read_in_every_form() {
+        let (values, rest) =
+            parsed("x -pl5 --endpoints=c --timeout 1m y --endpoints d -- --z").unwrap();
+        assert!(values.bool("prefix"));
+        assert_eq!(values.int("limit"), 5);
+        assert_eq!(values.words("endpoints"), ["c", "d"]);
+        assert_eq!(values.duration("timeout"), Duration::from_secs(60));
+        assert_eq!(rest, line("x y --z"));
+        let (values, _) = parsed("--prefix=F -l=0x10").unwrap();
+        assert!(!values.bool("prefix"));
+        assert_eq!(values.int("limit"), 16);
+        assert_eq!(values.words("endpoints"), ["a", "b"]);
+        assert_eq!(values.show("timeout"), "5s");
+    }
+
+    #[test]
+    fn wrong_flags_are_told_as_pflag_tells_them() {
+        for (text, error) in [
+            ("--nosuch", "unknown flag: --nosuch"),
+            ("-px", "unknown shorthand flag: 'x' in -x"),
+            ("--limit", "flag needs an argument: --limit"),
+            ("-pl", "flag needs an argument: 'l' in -l"),
+            ("--=x", "bad flag syntax: --=x"),
+            (
+                "-l abc",
+                "invalid argument \"abc\" for \"-l, --limit\" flag: \
+                 strconv.ParseInt: parsing \"abc\": invalid syntax",
+            ),
+            (
+                "--prefix=foo",
+                "invalid argument \"foo\" for \"-p, --prefix\" flag: \
+                 strconv.ParseBool: parsing \"foo\": invalid syntax",
+            ),
+        ] {
+            assert_eq!(parsed(text).err().as_deref(), Some(error));
+        }
+    }
+
+    #[test]
+    fn endpoints_may_be_quoted() {
+        assert_eq!(split_csv("a,\"b,c\"\"d\",,e"), ["a", "b,c\"d", "", "e"]);
+        assert!(split_csv("").is_empty());
+    }
+}

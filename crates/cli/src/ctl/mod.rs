@@ -1,0 +1,225 @@
+//! `quorate ctl`: asks and steers a member from the command line, in etcdctl's words.
+//!
+//! ```text
+//!  words -> command::find -> command::parse -> the command's module -> client -> member
+//!                 |               |                     |
+//!               help            help                  print (simple, json, fields, table)
+//! ```
+//!
+//! Each command is one [`command::Command`] in a module of its own: its help, its flags, its
+//! effect.
+//!
+//! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
+//! listed in COMPAT.md.
+//!
+//! *Absent.* Commands for auth, defragmentation, membership changes, mirrors, locks, elections
+//! and checks; TLS and DNS discovery; the log lines that the Go client writes when it retries.
+//!
+//! *Contract.* `etcdctl/` of etcd v3.7.1.
+
+mod alarm;
+mod client;
+mod command;
+mod compaction;
+mod del;
+mod endpoint;
+mod failure;
+mod get;
+mod global;
+mod help;
+mod lease;
+mod member;
+mod print;
+mod put;
+mod range;
+mod snapshot;
+mod txn;
+mod version;
+mod watch;
+mod watch_args;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+
+use command::{Arg, Call, Command, Group, Parsed, Running};
+use failure::{Failure, Outcome};
+use print::print;
+
+static ROOT: Command = Command {
+    name: "etcdctl",
+    short: "A simple command line client for etcd3.",
+    inherited: &global::FLAGS,
+    commands: &[
+        &get::GET,
+        &put::PUT,
+        &del::DEL,
+        &txn::TXN,
+        &compaction::COMPACTION,
+        &alarm::ALARM,
+        &endpoint::ENDPOINT,
+        &watch::WATCH,
+        &version::VERSION,
+        &lease::LEASE,
+        &member::MEMBER,
+        &snapshot::SNAPSHOT,
+        &OPTIONS,
+        &HELP,
+    ],
+    ..Command::EMPTY
+};
+
+static OPTIONS: Command = Command {
+    name: "options",
+    short: "Show the global command-line flags",
+    group: Group::Utility,
+    run: Some(|_| Box::pin(async { print(help::options(&ROOT).as_bytes()) })),
+    ..Command::EMPTY
+};
+
+static HELP: Command = Command {
+    name: "help",
+    usage: "[command]",
+    short: "Help about any command",
+    long: "Help provides help for any command in the application.\n\
+           Simply type etcdctl help [path to command] for full details.",
+    group: Group::Utility,
+    run: Some(run_help),
+    ..Command::EMPTY
+};
+
+fn run_help(call: &mut Call) -> Running<'_> {
+    Box::pin(async {
+        match command::find(&ROOT, call.args.clone()) {
+            Ok((path, _)) => print(help::help(&path).as_bytes()),
+            Err(_) => {
+                let words: Vec<String> = call
+                    .args
+                    .iter()
+                    .map(|word| format!("`{}`", String::from_utf8_lossy(word)))
+                    .collect();
+                let text = format!("Unknown help topic [{}]\n", words.join(" "));
+                let mut stderr = std::io::stderr();
+                let _ = stderr.write_all((text + &help::usage(&[&ROOT])).as_bytes());
+                Ok(())
+            }
+        }
+    })
+}
+
+/// Runs the command that `args` (without the program's name) mean, and says how to exit.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match dispatch(args.map(OsString::into_vec).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = std::io::stderr().write_all(failure.text.as_bytes());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(line: Vec<Arg>) -> Outcome {
+    let (path, args) = match command::find(&ROOT, line.clone()) {
+        Ok(found) => found,
+        Err(word) => {
+            let reason = help::unknown_command(&ROOT, &word);
+            let text = format!("Error: {reason}\nRun 'etcdctl --help' for usage.\n");
+            return Err(Failure { code: failure::ERROR, text });
+        }
+    };
+    let command = path[path.len() - 1];
+    let mut call = match command::parse(&path, line, args) {
+        Ok(Parsed::Call(call)) => call,
+        Ok(Parsed::Help) => return print(help::help(&path).as_bytes()),
+        Err(reason) => {
+            let text = format!("Error: {reason}\n{}\n", help::usage(&path));
+            return Err(Failure { code: failure::ERROR, text });
+        }
+    };
+    let Some(run) = command.run else {
+        return print(help::help(&path).as_bytes());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(failure::ERROR, error))?;
+    // Everything runs on this thread, so nothing needs to be sent to another.
+    let outcome = tokio::task::LocalSet::new().block_on(&runtime, run(&mut call));
+    // A thread that waits for stdin must not hold the process back.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<Arg> {
+        text.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()
+    }
+
+    /// The path of names and the words left over, or the unknown word.
+    fn found(text: &str) -> String {
+        match command::find(&ROOT, words(text)) {
+            Ok((path, rest)) => {
+                let names: Vec<&str> = path.iter().map(|command| command.name).collect();
+                let rest: Vec<_> = rest.iter().map(|w| String::from_utf8_lossy(w)).collect();
+                format!("{} | {}", names.join(" "), rest.join(" "))
+            }
+            Err(word) => format!("unknown {}", String::from_utf8_lossy(&word)),
+        }
+    }
+
+    #[test]
+    fn commands_are_found_among_flags_and_by_prefix() {
+        for (line, path) in [
+            ("-w json lease grant 100", "etcdctl lease grant | -w json 100"),
+            ("lease --endpoints x li", "etcdctl lease list | --endpoints x"),
+            ("compact 5", "etcdctl compaction | 5"),
+            ("mem li --hex", "etcdctl member list | --hex"),
+            ("put get v", "etcdctl put | get v"),
+            ("lease nosuch", "etcdctl lease | nosuch"),
+            ("nosuch", "unknown nosuch"),
+            ("--nosuch get b", "unknown b"),
+            ("-- get a", "etcdctl | -- get a"),
+            ("", "etcdctl | "),
+        ] {
+            assert_eq!(found(line), path, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_valid_defaults_and_help() {
+        fn visit(path: &[&'static Command]) {
+            let command = path[path.len() - 1];
+            assert!(matches!(command::parse(path, vec![], vec![]), Ok(Parsed::Call(_))));
+            let text = help::help(path);
+            assert!(text.contains("Usage:\n") && text.ends_with(".\n"), "{text}");
+            assert!(command.run.is_some() == command.commands.is_empty());
+            for child in command.commands {
+                visit(&[path, &[*child]].concat());
+            }
+        }
+        visit(&[&ROOT]);
+    }
+
+    #[test]
+    fn help_is_laid_out_as_cobra_does() {
+        let (path, _) = command::find(&ROOT, words("endpoint hashkv")).unwrap();
+        assert_eq!(
+            help::help(&path),
+            "Prints the KV history hash for each endpoint in --endpoints\n\n\
+             Usage:\n  etcdctl endpoint hashkv [flags]\n\n\
+             Flags:\n  -h, --help      help for hashkv\n      \
+             --rev int   maximum revision to hash (default: latest revision)\n\n\
+             Global Flags:\n      --cluster   use all endpoints from the cluster member list\n\
+             Use \"etcdctl options\" for a list of global command-line options \
+             (applies to all commands).\n"
+        );
+        assert_eq!(
+            help::unknown_command(&ROOT, &b"pit".to_vec()),
+            "unknown command \"pit\" for \"etcdctl\"\n\nDid you mean this?\n\tget\n\tput\n"
+        );
+    }
+}
