@@ -168,13 +168,17 @@ impl Database {
         if let Some((id, pages)) = self.freelist {
             writer.drop_pages(id, pages);
         }
-        match grow(&self.pager, self.len, writer.high_water()) {
-            Ok(len) => self.len = len,
+        let ready = writer
+            .load(root)
+            .and_then(|page| Ok((page, grow(&self.pager, self.len, writer.high_water())?)));
+        let (root_page, len) = match ready {
+            Ok(ready) => ready,
             Err(error) => {
                 writer.abort();
                 return Err(error);
             }
-        }
+        };
+        self.len = len;
         let built = writer.finish();
         let mut txid = Txid(old.txid.0 + 1);
         if txid.0 % 2 == self.slot {
@@ -188,7 +192,8 @@ impl Database {
         }
         self.slot = txid.0 % 2;
         self.freelist = None;
-        self.publish(built, meta)
+        self.publish(built, meta, root_page);
+        Ok(self.view.clone())
     }
 
     /// Writes the pages and then the meta page that names them.
@@ -243,8 +248,8 @@ impl Database {
         synced.map_err(|source| self.pager.io("sync", page.offset(self.pager.page_size), source))
     }
 
-    /// Takes over what is durable now.
-    fn publish(&mut self, built: Built, meta: Meta) -> Result<View, Error> {
+    /// Takes over what is durable now; so nothing here may fail.
+    fn publish(&mut self, built: Built, meta: Meta, root: Page) {
         let page_size = self.pager.page_size;
         let dropped: u64 = built.dropped.iter().map(|(_, pages)| pages).sum();
         let made: usize = built.pages.values().map(|page| page.bytes().len() / page_size).sum();
@@ -254,9 +259,7 @@ impl Database {
         }
         self.reclaim.committed(meta.txid, ids, built.dropped.into_iter());
         let live_pages = self.view.live_pages() + made as u64 - dropped;
-        let root = self.pager.page(meta.root, meta.high_water)?;
         self.view = View::new(self.pager.clone(), meta, live_pages, root);
-        Ok(self.view.clone())
     }
 }
 

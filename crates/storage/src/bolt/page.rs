@@ -488,3 +488,30 @@ pub(super) fn parse_freelist(bytes: &[u8]) -> Result<Vec<PageId>, Fault> {
     let end = start + count as usize * 8;
     Ok(bytes[start..end].chunks_exact(8).map(|number| PageId(u64_at(number, 0))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_freelist_are_read() {
+        let mut bytes = vec![0; 4096];
+        let ids = [3u64, 4, 9];
+        Header { id: 2, flags: FLAG_FREELIST, count: 3, overflow: 0 }.write(&mut bytes);
+        for (at, id) in ids.iter().enumerate() {
+            bytes[HEADER + 8 * at..][..8].copy_from_slice(&id.to_le_bytes());
+        }
+        let expected = ids.map(PageId);
+        assert_eq!(parse_freelist(&bytes).unwrap(), expected);
+
+        // More than 65534: the first word counts.
+        Header { id: 2, flags: FLAG_FREELIST, count: u16::MAX, overflow: 0 }.write(&mut bytes);
+        bytes[HEADER..][..8].copy_from_slice(&3u64.to_le_bytes());
+        for (at, id) in ids.iter().enumerate() {
+            bytes[HEADER + 8 + 8 * at..][..8].copy_from_slice(&id.to_le_bytes());
+        }
+        assert_eq!(parse_freelist(&bytes).unwrap(), expected);
+        bytes[HEADER + 7] = 0xff;
+        assert!(parse_freelist(&bytes).is_err());
+    }
+}

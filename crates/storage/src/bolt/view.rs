@@ -12,7 +12,8 @@ use super::pager::Pager;
 use super::reach::Root;
 use super::scan::Scan;
 
-/// An immutable state. Clones are cheap; the pages it reaches stay until the last is dropped.
+/// An immutable state. Clones are cheap; the pages it reaches stay until the last is dropped, and
+/// so does the lock of the file.
 #[derive(Clone)]
 pub struct View(Arc<Pinned>);
 

@@ -347,7 +347,7 @@ impl<'a> Writer<'a> {
     }
 
     /// A page of the base or of this commit.
-    fn load(&self, id: PageId) -> Result<Page, Error> {
+    pub(super) fn load(&self, id: PageId) -> Result<Page, Error> {
         match self.built.get(&id.0) {
             Some(page) => Ok(page.clone()),
             None => self.pager.page(id, self.base),

@@ -3,6 +3,7 @@
 mod audit;
 mod crash;
 mod damage;
+mod foreign;
 mod model;
 
 use std::collections::BTreeMap;
