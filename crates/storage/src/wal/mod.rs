@@ -20,8 +20,8 @@
 //! *Absent.* Threads (etcd prepares segments in the background; reserving one takes a few
 //! milliseconds and happens at open and after a cut), reading while writing, clocks, logging.
 //!
-//! *Contract.* `server/storage/wal` of etcd v3.7.1. Stricter where it can be: see [`reader`] for
-//! the damage that etcd takes for a torn end, [`replay`] for that which it does not see.
+//! *Contract.* `server/storage/wal` of etcd v3.7.1. Stricter where it can be: see `reader` for
+//! the damage that etcd takes for a torn end, `replay` for that which it does not see.
 
 mod error;
 mod reader;
@@ -49,7 +49,7 @@ use record::{Encoder, Kind};
 use replay::Collector;
 use segment::{Name, Segment};
 
-/// Bytes of a segment: a multiple of nothing, but etcd's.
+/// At which length etcd cuts a segment.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
 
 /// Encoded bytes that may wait in memory for a sync before they are written.

@@ -23,6 +23,9 @@ const SECTOR: u64 = 512;
 /// Bytes read at once, if a record needs no more.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
+/// What unused space is compared with.
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// The CRC-32C polynomial, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
@@ -139,7 +142,6 @@ impl Reader {
         let end = self.buffer_start + self.buffer.len() as u64;
         if offset < self.buffer_start || offset + count > end {
             let wanted = count.max(CHUNK_BYTES.min(self.len - offset));
-            self.buffer.clear();
             self.buffer.resize(usize::try_from(wanted).unwrap_or(usize::MAX), 0);
             self.buffer_start = offset;
             self.file.read_exact_at(&mut self.buffer, offset)?;
@@ -223,7 +225,8 @@ impl Reader {
         let mut at = start;
         while at < end {
             let count = (end - at).min(CHUNK_BYTES);
-            if self.bytes(at, count)?.iter().any(|byte| *byte != 0) {
+            let zero = |block: &[u8]| block == &ZEROS[..block.len()];
+            if !self.bytes(at, count)?.chunks(ZEROS.len()).all(zero) {
                 return Ok(false);
             }
             at += count;

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base::LogIndex;
 use bytes::Bytes;
-use storage::disk::{Disk, Faulty};
-use storage::wal::{Options, Wal};
+use storage::datadir::DataDir;
+use storage::disk::{Disk, Faulty, Real};
+use storage::wal::{self, Options, Wal};
 
-use super::{OPTIONS, beginning, create, dir, entry, new_disk, open, state};
+use super::{OPTIONS, beginning, create, dir, entry, new_disk, open, snapshot, state};
 
 #[test]
 fn a_batch_costs_one_write_and_one_sync() {
@@ -138,4 +140,29 @@ fn kill_with_writes(disk: Faulty, mut wal: Wal) -> Faulty {
     drop(wal);
     disk.restart();
     disk
+}
+
+#[test]
+fn a_real_directory_keeps_the_log_and_its_locks() {
+    let root = tempfile::tempdir().unwrap();
+    let (disk, dir) = (Arc::new(Real), DataDir::new(root.path()));
+    dir.create(&*disk).unwrap();
+    let metadata = Bytes::from_static(b"m");
+    let mut wal = Wal::create(disk.clone(), dir.wal(), metadata.clone(), OPTIONS).unwrap();
+    let entries: Vec<_> = (1..=20).map(|index| entry(1, index, &[3; 400])).collect();
+    for one in &entries {
+        wal.append(std::slice::from_ref(one), Some(&state(1, 1, one.index()))).unwrap();
+        wal.sync().unwrap();
+    }
+    wal.save_snapshot(&snapshot(15, 1)).unwrap();
+    wal.sync().unwrap();
+    wal.release_to(LogIndex(15)).unwrap();
+    let locked = Wal::open(disk.clone(), dir.wal(), &snapshot(15, 1), OPTIONS).map(|_| ());
+    assert!(matches!(locked, Err(wal::Error::Locked { .. })), "{locked:?}");
+    let purged = wal::purge(&*disk, dir.wal(), 1).unwrap();
+    assert!(purged.len() >= 2, "{purged:?}");
+    drop(wal);
+    assert_eq!(wal::snapshots(&*disk, dir.wal()).unwrap(), [snapshot(15, 1)]);
+    let opened = Wal::open(disk, dir.wal(), &snapshot(15, 1), OPTIONS).unwrap();
+    assert_eq!((opened.metadata, opened.entries), (metadata, entries[15..].to_vec()));
 }
