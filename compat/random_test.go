@@ -185,6 +185,12 @@ func (l *lockstep) both(q proto.Message) (proto.Message, error) {
 		}
 		return answer{p, err, text}
 	})
+	for _, m := range l.pair {
+		if !m.Running() {
+			l.t.Fatalf("request %d: %s ended: %s\n%s\n%s", l.n, m.Kind, m.ExitText(),
+				(&harness.Normal{}).Message(q), m.LogTail(40))
+		}
+	}
 	if answers[0].text != answers[1].text {
 		l.t.Fatalf("request %d: %s\n%s\n%s", l.n, q.ProtoReflect().Descriptor().Name(),
 			(&harness.Normal{}).Message(q), sideBySide(answers[0].text, answers[1].text))
