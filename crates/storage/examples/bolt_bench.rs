@@ -1,7 +1,8 @@
 //! The database on etcd's load: rows appended by revision in batches of a thousand, random gets,
 //! scans of 10,000 rows, the deletion of 90 %. Prints CPU and wall time an operation.
 //!
-//! `bolt_bench PATH [ROWS [CACHE_MIB]]`; PATH must not exist. `bench/engines` sets it beside other engines.
+//! `bolt_bench PATH [ROWS [CACHE_MIB]]`; PATH must not exist. `bench/engines` sets it beside
+//! other engines.
 
 use std::error::Error;
 use std::io::Write;

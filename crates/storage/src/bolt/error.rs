@@ -35,7 +35,10 @@ pub enum Error {
         file: PathBuf,
     },
     /// An earlier write or sync failed; what the file holds beyond the last commit is unknown.
-    #[error("{}: closed after a failed commit ({first}); restart to go on from the last one that was durable", file.display())]
+    #[error(
+        "{}: closed since a commit failed ({first}); restart to go on from the last durable one",
+        file.display()
+    )]
     Poisoned {
         /// The database file.
         file: PathBuf,
