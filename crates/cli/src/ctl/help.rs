@@ -14,7 +14,8 @@ const GROUPS: [(Group, &str); 3] = [
 ];
 
 /// The last line of every help.
-const OPTIONS_HINT: &str = "Use \"etcdctl options\" for a list of global command-line options (applies to all commands).\n";
+const OPTIONS_HINT: &str = "Use \"etcdctl options\" for a list of global command-line options \
+    (applies to all commands).\n";
 
 /// Names are padded to this width at least.
 const NAME_WIDTH_MIN: usize = 11;
