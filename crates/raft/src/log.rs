@@ -60,6 +60,8 @@ struct Install {
 pub struct Log {
     base: Position,
     entries: VecDeque<Entry>,
+    /// Of the data of `entries`.
+    bytes: usize,
     install: Option<Install>,
     taken: LogIndex,
     stable: LogIndex,
@@ -98,6 +100,7 @@ impl Log {
         }
         Ok(Self {
             base,
+            bytes: entries.iter().map(data_bytes).sum(),
             entries: entries.into(),
             install: None,
             taken: before.index,
@@ -145,6 +148,11 @@ impl Log {
         self.taken
     }
 
+    /// The memory that the data of the entries held takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The term of the entry at `at`; `None` when it is compacted or not there yet.
     pub fn term(&self, at: LogIndex) -> Option<Term> {
         if at == self.base.index {
@@ -176,6 +184,7 @@ impl Log {
     pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) -> LogIndex {
         for entry in entries {
             assert_eq!(index(&entry), self.last().index.next(), "the log has no gap");
+            self.bytes += data_bytes(&entry);
             self.entries.push_back(entry);
         }
         self.last().index
@@ -214,7 +223,7 @@ impl Log {
     fn cut(&mut self, from: LogIndex) {
         let before = LogIndex(from.0 - 1);
         let keep = usize::try_from(before.0 - self.base.index.0).unwrap_or(usize::MAX);
-        self.entries.truncate(keep);
+        self.bytes -= self.entries.drain(keep..).map(|entry| data_bytes(&entry)).sum::<usize>();
         self.taken = self.taken.min(before);
         self.stable = self.stable.min(before);
     }
@@ -340,7 +349,7 @@ impl Log {
             return;
         }
         let count = usize::try_from(at.0 - self.base.index.0).unwrap_or(usize::MAX);
-        self.entries.drain(..count);
+        self.bytes -= self.entries.drain(..count).map(|entry| data_bytes(&entry)).sum::<usize>();
         // What a long log needed must not stay allocated for ever.
         if self.entries.capacity() > 4 * self.entries.len().max(1024) {
             self.entries.shrink_to(2 * self.entries.len());
@@ -352,6 +361,7 @@ impl Log {
     pub(crate) fn install(&mut self, snapshot: Snapshot, position: Position) {
         assert!(position.index > self.committed, "a snapshot behind the log is not installed");
         self.entries.clear();
+        self.bytes = 0;
         self.base = position;
         self.taken = position.index;
         self.stable = position.index;
@@ -366,6 +376,10 @@ impl Log {
             self.applied_to(at);
         }
     }
+}
+
+fn data_bytes(entry: &Entry) -> usize {
+    entry.data.as_ref().map_or(0, Bytes::len)
 }
 
 /// An entry to be appended: data shared, index and term given by the leader.

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn votes_are_decided_as_soon_as_they_can_be() {
-        let cases: [(&[u64], &[u64], &[u64], VoteResult); 9] = [
+        type Case = (&'static [u64], &'static [u64], &'static [u64], VoteResult);
+        let cases: [Case; 9] = [
             (&[], &[], &[], VoteResult::Won),
             (&[1], &[], &[], VoteResult::Pending),
             (&[1], &[1], &[], VoteResult::Won),

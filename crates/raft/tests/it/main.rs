@@ -1,5 +1,7 @@
 //! Scripts that drive one core and a disk that writes when told to.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod script;
 
 #[test]
