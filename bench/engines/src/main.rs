@@ -4,8 +4,8 @@
 //!
 //! usage: `cargo run --release -- [ROWS]`; `bbolt/` beside it does the same for bbolt in Go.
 
+use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
 
 use base::Rng;
 use bytes::Bytes;
@@ -100,7 +100,8 @@ impl Engine for Lmdb {
         let txn = self.env.read_txn()?;
         let mut sum = 0;
         let from = key(row);
-        for found in self.rows.range(&txn, &(&from[..]..))?.take(SCAN) {
+        let range = (Bound::Included(&from[..]), Bound::Unbounded);
+        for found in self.rows.range(&txn, &range)?.take(SCAN) {
             sum += found?.1.len();
         }
         Ok(sum)
@@ -164,7 +165,7 @@ fn main() -> Result<(), Failure> {
 
     let file = scratch.path().join("db");
     let options = Options { page_size: 4096, cache_bytes: 256 << 20, sync: true };
-    let database = Database::open(Arc::new(Real), &file, options)?;
+    let database = Database::open(&Real, &file, options)?;
     let view = database.view();
     load("quorate storage/bolt", rows, &file, &mut Bolt { database, view });
 
