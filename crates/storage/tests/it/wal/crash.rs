@@ -227,6 +227,46 @@ fn no_power_loss_loses_what_was_synced() {
     assert!(judged > 5_000, "only {judged} images");
 }
 
+/// Loses the power again while the log is being opened, at every operation of that.
+fn crash_while_opening(image: &Image, history: &History, rng: &mut Rng) -> u64 {
+    for operation in 0.. {
+        let disk = Faulty::from_image(image, 1).unwrap();
+        disk.crash_at(operation);
+        let opened = history.explain(&disk);
+        assert!(disk.crashed() || opened.is_ok());
+        drop(opened);
+        for _ in 0..3 {
+            let again = Faulty::from_image(&disk.image(rng), 2).unwrap();
+            history.explain(&again).map(drop).unwrap();
+        }
+        if !disk.crashed() {
+            return operation;
+        }
+    }
+    0
+}
+
+#[test]
+fn a_power_loss_during_a_repair_loses_nothing_more() {
+    let mut repairs = 0;
+    for seed in 200..260 {
+        let disk = new_disk();
+        let mut rng = Rng::new(seed);
+        disk.crash_at(30 + rng.below(40));
+        let history = workload(&disk, seed);
+        for _ in 0..4 {
+            let image = disk.image(&mut rng);
+            let trial = Faulty::from_image(&image, 0).unwrap();
+            let repaired = history.explain(&trial).map(|(opened, ..)| opened.repaired.is_some());
+            if repaired.unwrap() {
+                repairs += 1;
+                assert!(crash_while_opening(&image, &history, &mut rng) > 5);
+            }
+        }
+    }
+    assert!(repairs > 5, "only {repairs} torn ends");
+}
+
 #[test]
 fn a_disk_that_lies_about_syncs_is_found_out() {
     let faults = (0..10).filter(|seed| crash_everywhere(*seed, true).is_err()).count();
