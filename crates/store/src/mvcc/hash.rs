@@ -117,6 +117,9 @@ impl Hasher {
 
 impl View {
     /// The hash of all changes up to `at`, 0 for the newest. A negative one hashes nothing.
+    ///
+    /// # Errors
+    /// [`ReadError::Compacted`] also when a compaction began meanwhile: a newer view may answer.
     pub fn hash_kv(&self, at: Revision) -> Result<HashKv, ReadError> {
         if let Some(cached) = self.core.hashes.get(at) {
             return Ok(cached);
@@ -158,7 +161,12 @@ impl View {
             return Ok(true);
         }
         let key = key_of(&row.bytes).unwrap_or_default();
-        Ok(self.core.index.read().key(&key).is_some_and(|index| index.retains(row.at)))
+        let index = self.core.index.read();
+        if index.compacted() > self.compact_revision() {
+            // What the index retains is now another compaction's business.
+            return Err(ReadError::Compacted);
+        }
+        Ok(index.key(&key).is_some_and(|index| index.retains(row.at)))
     }
 
     /// The hash over all buckets, for `Maintenance.Hash`: for tests, not comparable between

@@ -151,9 +151,26 @@ fn error(error: ReadError) -> ApplyError {
 }
 
 fn step(u: &mut Unstructured<'_>, member: &mut Member, model: &mut Model) -> Result<()> {
+    if u.ratio(1, 64)? {
+        // Which compactions a restart interrupts, and with them which hashes are remembered, is
+        // not the model's business.
+        member.sweep();
+        member.flush();
+        member.crash();
+        model.hashes.clear();
+        return Ok(());
+    }
+    step_without_restart(u, member, model)
+}
+
+fn step_without_restart(
+    u: &mut Unstructured<'_>,
+    member: &mut Member,
+    model: &mut Model,
+) -> Result<()> {
     let ours;
     let request = InternalRaftRequest::default;
-    match u.int_in_range(0..=15)? {
+    match u.int_in_range(0..=14)? {
         0..=5 => {
             let put = put(u)?;
             ours = model.put(&put).map(Response::Put);
@@ -202,18 +219,8 @@ fn step(u: &mut Unstructured<'_>, member: &mut Member, model: &mut Model) -> Res
         }
         12 => member.freeze(),
         13 => member.commit(),
-        14 => {
-            member.store().compact_slice().expect("readable");
-        }
         _ => {
-            if u.ratio(1, 4)? {
-                // Which compactions a restart interrupts, and with them which hashes are
-                // remembered, is not the model's business.
-                member.sweep();
-                member.flush();
-                member.crash();
-                model.hashes.clear();
-            }
+            member.store().compact_slice().expect("readable");
         }
     }
     assert_eq!(member.revision(), Revision(model.revision));
@@ -358,4 +365,53 @@ fn chunks_of_a_read_put_together_are_the_read() {
     .size_min(2_000)
     .size_max(8_000)
     .budget_ms(1_000);
+}
+
+#[test]
+fn an_old_view_says_the_same_until_a_compaction_overtakes_it() {
+    arbtest(|u| {
+        let options = StoreOptions { compaction_batch: 3, ..StoreOptions::default() };
+        let (mut member, mut model) = (Member::new(options), Model::new());
+        // The old views, the model of then, and whether rows were being removed then.
+        let mut old = vec![];
+        for _ in 0..u.arbitrary_len::<[u8; 12]>()?.min(150) {
+            step_without_restart(u, &mut member, &mut model)?;
+            if u.ratio(1, 6)? {
+                let removing = member.store().is_compacting();
+                old.push((member.view(), model.clone(), removing));
+            }
+            if old.is_empty() {
+                continue;
+            }
+            let (view, then, removing) = u.choose(&old)?;
+            let request = range(u, then)?;
+            let at = if request.revision > 0 { request.revision } else { then.revision };
+            let overtaken = at < model.compacted && at <= then.revision;
+            let expected = if overtaken {
+                Err(ApplyError::Compacted)
+            } else {
+                then.range(&request, then.revision)
+            };
+            assert_eq!(ask(view, &request), expected, "{request:?}");
+
+            let at = revision(u, then)?.max(1);
+            let remembered = member.shared().compaction_hashes();
+            if *removing || remembered.iter().any(|hash| hash.hash_revision.0 == at) {
+                continue;
+            }
+            match view.hash_kv(Revision(at)) {
+                Ok(ours) => {
+                    let plain = Model { hashes: Default::default(), ..then.clone() };
+                    let ours = (ours.hash, ours.compact_revision.0, ours.hash_revision.0);
+                    assert_eq!(Ok(ours), plain.hash_kv(at), "at {at}");
+                }
+                Err(ReadError::FutureRevision) => assert!(at > then.revision),
+                Err(_) => assert!(model.compacted > then.compacted || at < then.compacted),
+            }
+        }
+        Ok(())
+    })
+    .size_min(2_000)
+    .size_max(20_000)
+    .budget_ms(4_000);
 }
