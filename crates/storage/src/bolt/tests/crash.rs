@@ -75,6 +75,45 @@ fn a_power_loss_at_any_operation_leaves_the_last_commit_or_the_one_under_way() {
 }
 
 #[test]
+fn what_is_seen_after_a_kill_is_durable_before_the_next_commit_writes() {
+    let mut unsynced = 0;
+    for (kill, loss) in (0..6).flat_map(|kill| (0..6).map(move |loss| (kill, loss))) {
+        let disk = Faulty::new(kill);
+        let mut rng = Rng::new(loss);
+        let mut model = Model::new();
+        let mut database = open(&disk, 4096).unwrap();
+        for _ in 0..6 {
+            let batch = random_batch(&mut rng, &mut model, 60);
+            database.commit(batch).unwrap();
+        }
+        // The process is killed in a commit; the machine goes on.
+        let mut after = model.clone();
+        disk.crash_at(disk.operations() + kill);
+        let killed = database.commit(random_batch(&mut rng, &mut after, 60)).is_err();
+        drop(database);
+        disk.restart();
+        // The next one loses its power.
+        disk.crash_at(disk.operations() + loss);
+        let possible = match open(&disk, 4096) {
+            Err(_) => vec![model, after],
+            Ok(mut database) => {
+                let seen = dump(&database.view()).unwrap_or_else(|_| after.clone());
+                assert!(seen == model || seen == after);
+                unsynced += u64::from(killed && seen == after);
+                let mut next = seen.clone();
+                let _ = database.commit(random_batch(&mut rng, &mut next, 60));
+                vec![seen, next]
+            }
+        };
+        for draw in 0..6 {
+            let found = recover(&disk.image(&mut Rng::new(draw))).unwrap();
+            assert!(possible.contains(&found), "killed at {kill}, lost at {loss}, {draw}");
+        }
+    }
+    assert!(unsynced > 0, "no kill came between the meta page and its sync");
+}
+
+#[test]
 fn syncs_that_lie_are_found_out() {
     let mut lost = 0;
     for seed in 0..10 {
