@@ -2,15 +2,46 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod ci;
 mod codegen;
+mod job;
+mod prove;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-fn main() -> Result<()> {
+const USAGE: &str = "usage: cargo xtask TASK
+  ci                   everything that must hold before a change lands
+  tidy                 house rules that a program can check
+  codegen              the Rust code of the wire messages, from crates/proto/proto
+  prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").into()
+}
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["ci"] => ci::run(&root()),
+        ["tidy"] => tidy::run(&root()),
         ["codegen"] => codegen::write(),
-        _ => bail!("usage: cargo xtask codegen"),
+        ["prove", words @ ..] => prove::run(&root(), words),
+        _ => bail!("{USAGE}"),
     }
 }

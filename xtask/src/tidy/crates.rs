@@ -1,0 +1,89 @@
+//! The arrows between crates: nothing points up.
+//!
+//! *Contract.* The table of crates in ARCHITECTURE.md.
+
+use super::{File, Finding};
+
+/// Each crate, bottom up, with those of ours that it may use.
+const ARROWS: [(&str, &[&str]); 11] = [
+    ("base", &[]),
+    ("proto", &[]),
+    ("raft", &["base", "proto"]),
+    ("storage", &["base", "proto"]),
+    ("store", &["base", "proto", "storage"]),
+    ("node", &["base", "proto", "raft", "store"]),
+    ("worker", &["base", "proto", "raft", "storage", "store", "node"]),
+    ("net", &["base"]),
+    ("rpc", &["proto"]),
+    ("server", &["base", "proto", "raft", "storage", "store", "node", "worker", "net", "rpc"]),
+    ("cli", &["base", "proto", "rpc", "net", "storage", "store"]),
+];
+
+/// Crates that know no sockets, threads or clocks, and so none of the libraries that bring them.
+const PURE: [&str; 7] = ["base", "proto", "raft", "storage", "store", "node", "worker"];
+const IMPURE: [&str; 12] = [
+    "axum",
+    "chrono",
+    "futures",
+    "http",
+    "hyper",
+    "hyper-util",
+    "rand",
+    "rustls",
+    "time",
+    "tokio",
+    "tonic",
+    "tower",
+];
+
+/// The crates in `bench/` and the root package are nobody's dependency, and may use anything.
+pub(super) fn check(files: &[File]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in files {
+        let Some(name) =
+            file.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml"))
+        else {
+            continue;
+        };
+        let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| *known == name) else {
+            let advice = format!(
+                "crate `{name}` is not in the table: add it to ARCHITECTURE.md with one sentence, \
+                 and to xtask/src/tidy/crates.rs with its arrows"
+            );
+            findings.push(file.finding(1, advice));
+            continue;
+        };
+        for (line, used) in dependencies(&file.text) {
+            let ours = ARROWS.iter().any(|(known, _)| *known == used);
+            if ours && !allowed.contains(&used) {
+                let advice = format!(
+                    "`{name}` must not use `{used}`: it may use {allowed:?} only; move the code \
+                     down, or hand the thing in as an argument"
+                );
+                findings.push(file.finding(line, advice));
+            }
+            if PURE.contains(&name) && IMPURE.contains(&used) {
+                let advice = format!(
+                    "`{name}` must not use `{used}`: it knows no sockets, threads or clocks; do \
+                     that in `net`, `rpc` or `server`"
+                );
+                findings.push(file.finding(line, advice));
+            }
+        }
+    }
+    findings
+}
+
+/// The names under `[dependencies]`, with their lines.
+fn dependencies(manifest: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut inside = false;
+    manifest.lines().enumerate().filter_map(move |(index, line)| {
+        let line = line.trim();
+        if line.starts_with('[') {
+            inside = line == "[dependencies]";
+            return None;
+        }
+        let name = line.split(['.', '=', ' ']).next()?;
+        (inside && !name.is_empty() && !name.starts_with('#')).then_some((index + 1, name))
+    })
+}
