@@ -1,1 +1,44 @@
-//! Executes effects on log and state.
+//! Executes effects on log, state and database: plain synchronous objects, one for each lane.
+//!
+//! ```text
+//!  log lane ────► LogWorker     Wal, snapshot files
+//!  apply lane ──► ApplyWorker   Store            ─┐ Handoff: frozen changes there,
+//!  commit lane ─► CommitWorker  bolt::Database   ─┘          the new view back
+//! ```
+//!
+//! A server gives each a thread and a bounded channel; a simulator calls the same objects with
+//! delays and crashes between any two operations of the disk.
+//!
+//! *Invariants.* An error is fatal: the worker's object must not be used after it, and the process
+//! says the error's one line and stops.
+//!
+//! *Absent.* Decisions about order (crate `node`), threads, channels.
+
+mod apply;
+mod commit;
+mod handoff;
+mod log;
+
+use thiserror::Error;
+
+pub use apply::{ApplyWorker, Listener};
+pub use commit::CommitWorker;
+pub use handoff::Handoff;
+pub use log::{LogWorker, Logged};
+
+/// The disk or the data is broken: say so and stop the process. One line.
+#[derive(Debug, Error)]
+pub enum Fatal {
+    /// The log cannot be written.
+    #[error("write-ahead log: {0}")]
+    Log(#[from] storage::wal::Error),
+    /// A snapshot file cannot be written.
+    #[error("snapshot: {0}")]
+    Snapshot(#[from] storage::snap::Error),
+    /// The database cannot be written.
+    #[error("database: {0}")]
+    Database(#[from] storage::bolt::Error),
+    /// An entry cannot be applied.
+    #[error(transparent)]
+    Apply(#[from] store::Fatal),
+}

@@ -1,0 +1,207 @@
+//! Owns the replicated state.
+//!
+//! *Invariants.*
+//! 1. Whoever waits for an entry is answered after the view that has it is published.
+//! 2. The answer to a physical compaction comes after a commit that has its removals.
+
+use std::sync::Arc;
+
+use base::{LogIndex, Moment, RequestId};
+use node::{ApplyEffect, ApplyReceipt, Pending};
+use proto::raftpb::{ConfState, Entry};
+use storage::snap::{Document, DocumentMember};
+use store::{Applied, ApplyError, Response, Shared, Store};
+
+use crate::Fatal;
+use crate::handoff::{Frozenness, Handoff};
+
+/// Hears of what applying brings about, on the apply worker's thread.
+pub trait Listener {
+    /// A request is applied. Nobody may wait for it.
+    fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>);
+    /// Something did not fit this member's quota: it is to raise the alarm.
+    fn out_of_space(&mut self);
+}
+
+/// How far an answer to a physical compaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    Sweeping,
+    Swept,
+    Frozen,
+}
+
+struct Physical {
+    id: RequestId,
+    result: Result<Response, ApplyError>,
+    removal: Removal,
+}
+
+/// Executes the apply lane.
+pub struct ApplyWorker {
+    store: Store,
+    handoff: Arc<Handoff>,
+    /// Physical compactions that wait; as many as there are requests at most.
+    physical: Vec<Physical>,
+}
+
+impl ApplyWorker {
+    /// A worker for an open store.
+    pub fn new(store: Store, handoff: Arc<Handoff>) -> Self {
+        Self { store, handoff, physical: Vec::new() }
+    }
+
+    /// What readers share.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.store.handle()
+    }
+
+    /// Does one effect.
+    pub fn run(
+        &mut self,
+        effect: ApplyEffect,
+        now: Moment,
+        listener: &mut dyn Listener,
+    ) -> Result<ApplyReceipt, Fatal> {
+        match effect {
+            ApplyEffect::Entries(entries) => self.apply(&entries, now, listener),
+            ApplyEffect::Freeze => Ok(self.freeze()),
+            ApplyEffect::Publish => {
+                self.publish(listener);
+                Ok(ApplyReceipt::Changed { pending: self.pending() })
+            }
+        }
+    }
+
+    /// Whether a compaction has rows to remove (see [`ApplyWorker::sweep`]).
+    pub fn is_sweeping(&self) -> bool {
+        self.store.is_compacting()
+    }
+
+    /// Removes one bounded slice of what compactions left. To be called while no effect waits, and
+    /// now and then while some do.
+    pub fn sweep(&mut self) -> Result<ApplyReceipt, Fatal> {
+        self.store.compact_slice()?;
+        self.note_swept();
+        Ok(ApplyReceipt::Changed { pending: self.pending() })
+    }
+
+    fn apply(
+        &mut self,
+        entries: &[Entry],
+        now: Moment,
+        listener: &mut dyn Listener,
+    ) -> Result<ApplyReceipt, Fatal> {
+        let mut index = LogIndex::default();
+        let (mut conf_changes, mut finished) = (Vec::new(), Vec::new());
+        let mut force_snapshot = false;
+        for entry in entries {
+            let applied = self.store.apply(entry, now)?;
+            index = applied.index;
+            force_snapshot |= applied.force_snapshot;
+            if let Some(change) = &applied.conf_change {
+                conf_changes.push(change.change.clone());
+            }
+            if applied.raise_no_space {
+                listener.out_of_space();
+            }
+            self.answer(applied, &mut finished, listener);
+        }
+        self.note_swept();
+        let pending = self.pending();
+        Ok(ApplyReceipt::Entries { index, conf_changes, finished, force_snapshot, pending })
+    }
+
+    fn answer(
+        &mut self,
+        applied: Applied,
+        finished: &mut Vec<RequestId>,
+        listener: &mut dyn Listener,
+    ) {
+        let Some(id) = applied.request else { return };
+        // The node's own requests are among those that have no answer, or revoke a lease.
+        if matches!(applied.result, Ok(Response::Empty | Response::LeaseRevoke(_)) | Err(_)) {
+            finished.push(id);
+        }
+        if applied.physical_compaction {
+            let removal = Removal::Sweeping;
+            self.physical.push(Physical { id, result: applied.result, removal });
+        } else {
+            listener.answer(id, applied.result);
+        }
+    }
+
+    fn freeze(&mut self) -> ApplyReceipt {
+        let frozen = self.store.freeze();
+        let upto = frozen.as_ref().map(|frozen| frozen.upto);
+        let (index, term) = self.store.applied();
+        let shared = self.store.handle();
+        self.handoff.put_frozen(Frozenness {
+            frozen,
+            term,
+            document: document(&shared, index),
+            conf_state: conf_state(&shared),
+        });
+        for physical in &mut self.physical {
+            if physical.removal == Removal::Swept {
+                physical.removal = Removal::Frozen;
+            }
+        }
+        ApplyReceipt::Frozen { upto, pending: self.pending() }
+    }
+
+    fn publish(&mut self, listener: &mut dyn Listener) {
+        if let Some(view) = self.handoff.take_committed() {
+            self.store.committed(view);
+        }
+        let done = |physical: &mut Physical| physical.removal == Removal::Frozen;
+        for Physical { id, result, .. } in self.physical.extract_if(.., done) {
+            listener.answer(id, result);
+        }
+    }
+
+    fn note_swept(&mut self) {
+        if self.store.is_compacting() {
+            return;
+        }
+        for physical in &mut self.physical {
+            if physical.removal == Removal::Sweeping {
+                physical.removal = Removal::Swept;
+            }
+        }
+    }
+
+    fn pending(&self) -> Pending {
+        // A swept compaction wants a commit even when it had nothing to remove.
+        let swept = self.physical.iter().any(|physical| physical.removal == Removal::Swept);
+        let changes = self.store.changes_pending().max(usize::from(swept));
+        Pending { changes, bytes: self.store.bytes_pending() }
+    }
+}
+
+/// Who the members are.
+fn document(shared: &Shared, index: LogIndex) -> Document {
+    let members = shared.members().into_iter().map(|member| DocumentMember {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        is_learner: member.is_learner,
+    });
+    Document {
+        index,
+        members: members.collect(),
+        removed: shared.removed_members(),
+        cluster_version: shared.cluster_version(),
+    }
+}
+
+fn conf_state(shared: &Shared) -> ConfState {
+    let row = shared.conf_state();
+    ConfState {
+        voters: row.voters,
+        learners: row.learners,
+        auto_leave: Some(row.auto_leave),
+        ..ConfState::default()
+    }
+}

@@ -1,0 +1,140 @@
+//! Owns the write-ahead log and the snapshot files.
+//!
+//! *Invariants.* A batch of effects costs one sync at most, but for snapshots, which have two
+//! files to make durable in order: the snapshot, then its record in the log.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, LogIndex};
+use node::{LogEffect, LogReceipt};
+use proto::{raftpb, walpb};
+use storage::disk::Disk;
+use storage::snap::Snapshots;
+use storage::wal::{self, Wal};
+
+use crate::Fatal;
+
+/// What became of a batch of effects.
+#[derive(Debug, Default)]
+pub struct Logged {
+    /// For the node, in the order of the effects.
+    pub receipts: Vec<LogReceipt>,
+    /// How long each sync took.
+    pub syncs: Vec<Duration>,
+    /// Snapshot files that were written.
+    pub snapshots: Vec<LogIndex>,
+    /// Files that were removed.
+    pub purged: Vec<PathBuf>,
+}
+
+/// Executes the log lane.
+pub struct LogWorker {
+    wal: Wal,
+    snapshots: Snapshots,
+    disk: Arc<dyn Disk>,
+    wal_dir: PathBuf,
+    segments_kept: usize,
+    snapshots_kept: usize,
+    clock: Arc<dyn Clock>,
+}
+
+impl LogWorker {
+    /// A worker for an open log. Of the files that are not needed any more it keeps so many
+    /// (`--max-wals`, `--max-snapshots`; 0 is no bound).
+    pub fn new(
+        wal: Wal,
+        snapshots: Snapshots,
+        disk: Arc<dyn Disk>,
+        wal_dir: PathBuf,
+        kept: (usize, usize),
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let unbounded = |kept| if kept == 0 { usize::MAX } else { kept };
+        let (segments_kept, snapshots_kept) = (unbounded(kept.0), unbounded(kept.1));
+        Self { wal, snapshots, disk, wal_dir, segments_kept, snapshots_kept, clock }
+    }
+
+    /// Does everything in order, with one sync for the appends.
+    pub fn run(&mut self, effects: Vec<LogEffect>) -> Result<Logged, Fatal> {
+        let mut logged = Logged::default();
+        // Receipts of appends wait for the sync that covers them; it comes with the next effect
+        // that needs one, at the end at the latest.
+        let mut must_sync = false;
+        let mut since_sync = 0;
+        for effect in effects {
+            match effect {
+                LogEffect::Append { entries, hard_state, must_sync: must } => {
+                    self.wal.append(&entries, hard_state.as_ref())?;
+                    must_sync |= must;
+                    logged.receipts.push(LogReceipt::Appended { synced: false });
+                }
+                LogEffect::Sync => {
+                    must_sync = true;
+                    logged.receipts.push(LogReceipt::Synced);
+                }
+                LogEffect::Snapshot(snapshot) => {
+                    self.save_snapshot(&snapshot, &mut logged)?;
+                    mark_synced(&mut logged.receipts[since_sync..]);
+                    must_sync = false;
+                    logged.receipts.push(LogReceipt::Snapshotted);
+                    since_sync = logged.receipts.len();
+                }
+                LogEffect::Release(index) => {
+                    self.wal.release_to(index)?;
+                    logged.purged.extend(self.snapshots.release_received(index)?);
+                }
+                LogEffect::Purge => self.purge(&mut logged)?,
+            }
+        }
+        if must_sync {
+            self.sync(&mut logged)?;
+            mark_synced(&mut logged.receipts[since_sync..]);
+        }
+        Ok(logged)
+    }
+
+    /// Syncs, and closes the log.
+    pub fn close(self) -> Result<(), Fatal> {
+        Ok(self.wal.close()?)
+    }
+
+    fn sync(&mut self, logged: &mut Logged) -> Result<(), Fatal> {
+        let begun = self.clock.now();
+        self.wal.sync()?;
+        logged.syncs.push(self.clock.now() - begun);
+        Ok(())
+    }
+
+    fn save_snapshot(
+        &mut self,
+        snapshot: &raftpb::Snapshot,
+        logged: &mut Logged,
+    ) -> Result<(), Fatal> {
+        self.snapshots.save(snapshot)?;
+        let metadata = snapshot.metadata.clone().unwrap_or_default();
+        self.wal.save_snapshot(&walpb::Snapshot {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: metadata.conf_state.clone(),
+        })?;
+        self.sync(logged)?;
+        logged.snapshots.push(LogIndex(metadata.index()));
+        Ok(())
+    }
+
+    fn purge(&mut self, logged: &mut Logged) -> Result<(), Fatal> {
+        logged.purged.extend(wal::purge(&*self.disk, &self.wal_dir, self.segments_kept)?);
+        logged.purged.extend(self.snapshots.purge(self.snapshots_kept)?);
+        Ok(())
+    }
+}
+
+fn mark_synced(receipts: &mut [LogReceipt]) {
+    for receipt in receipts {
+        if let LogReceipt::Appended { synced } = receipt {
+            *synced = true;
+        }
+    }
+}
