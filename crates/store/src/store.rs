@@ -276,6 +276,12 @@ impl Store {
         self.removing.is_some()
     }
 
+    /// The newest compaction that has removed its rows. An answer to a physical compaction at or
+    /// below it is due once what is pending now has been committed.
+    pub fn swept(&self) -> Revision {
+        self.swept
+    }
+
     /// Does one bounded slice of the removal that compactions left to do. False when nothing is
     /// left; what was removed is on disk after the next commit.
     pub fn compact_slice(&mut self) -> Result<bool, Fatal> {
