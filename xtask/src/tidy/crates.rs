@@ -1,6 +1,7 @@
-//! The arrows between crates: nothing points up.
+//! Dependencies: the arrows between our crates, of which nothing points up, and the foreign ones,
+//! which each have a reason.
 //!
-//! *Contract.* The table of crates in ARCHITECTURE.md.
+//! *Contract.* The table of crates in ARCHITECTURE.md, the list in deny.toml.
 
 use super::{File, Finding};
 
@@ -74,13 +75,46 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     findings
 }
 
+/// Each foreign crate in the workspace's list is used, and has its reason in deny.toml.
+pub(super) fn check_reasons(files: &[File]) -> Vec<Finding> {
+    let text = |path: &str| files.iter().find(|file| file.path == path);
+    let (Some(root), Some(deny)) = (text("Cargo.toml"), text("deny.toml")) else {
+        return Vec::new();
+    };
+    let ours = |name: &str| ARROWS.iter().any(|(known, _)| *known == name);
+    let mut findings = Vec::new();
+    for (line, name) in section(&root.text, "[workspace.dependencies]") {
+        if ours(name) {
+            continue;
+        }
+        if !deny.text.lines().any(|line| line.starts_with(&format!("#   {name}: "))) {
+            let advice = format!("`{name}` has no reason: give it a sentence in deny.toml");
+            findings.push(root.finding(line, advice));
+        }
+        let used = files.iter().filter(|file| file.path.ends_with("Cargo.toml")).any(|file| {
+            let wanted = format!("{name}.workspace");
+            file.text.lines().any(|line| line.trim_start().starts_with(&wanted))
+        });
+        if !used {
+            let advice = format!("nothing uses `{name}`: remove it here and from deny.toml");
+            findings.push(root.finding(line, advice));
+        }
+    }
+    findings
+}
+
 /// The names under `[dependencies]`, with their lines.
 fn dependencies(manifest: &str) -> impl Iterator<Item = (usize, &str)> {
+    section(manifest, "[dependencies]")
+}
+
+/// The names under a heading of a manifest, with their lines.
+fn section<'a>(manifest: &'a str, heading: &str) -> impl Iterator<Item = (usize, &'a str)> {
     let mut inside = false;
     manifest.lines().enumerate().filter_map(move |(index, line)| {
         let line = line.trim();
         if line.starts_with('[') {
-            inside = line == "[dependencies]";
+            inside = line == heading;
             return None;
         }
         let name = line.split(['.', '=', ' ']).next()?;

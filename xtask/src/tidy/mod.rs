@@ -76,6 +76,7 @@ fn check(files: &[File], paths: &[String]) -> Vec<Finding> {
         findings.extend(text::check_places(file));
     }
     findings.extend(crates::check(files));
+    findings.extend(crates::check_reasons(files));
     findings.extend(text::check_protos(files));
     findings
 }
