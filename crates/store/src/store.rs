@@ -176,6 +176,12 @@ impl Store {
         Ok(store)
     }
 
+    /// The last entry that a database has, without opening a store on it; 0 for none.
+    pub fn consistent_index(view: &bolt::View) -> Result<LogIndex, OpenError> {
+        let tables = Tables { active: Arc::default(), frozen: None, database: view.clone() };
+        Ok(read_applied(&tables)?.0)
+    }
+
     /// The last entry that is in the state, and its term.
     pub fn applied(&self) -> (LogIndex, Term) {
         self.applied

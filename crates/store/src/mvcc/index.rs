@@ -24,6 +24,7 @@ use std::ops::Bound;
 use base::Revision;
 use parking_lot::RwLock;
 
+use super::chunk::{Chunk, SLOT_BYTES};
 use super::key_index::{Found, Kept, KeyIndex};
 use super::revision::RevKey;
 
@@ -31,8 +32,6 @@ use super::revision::RevKey;
 const CHUNK_MAX: usize = 128;
 /// Bytes of keys in a chunk before it is split, if it holds more than one.
 const CHUNK_KEY_BYTES_MAX: usize = 1 << 20;
-/// Slots by which a chunk grows.
-const CHUNK_STEP: usize = 8;
 /// Two neighbours that hold no more than this together are merged by a compaction.
 const CHUNK_MERGE: usize = CHUNK_MAX / 2;
 /// Keys that are visited under one hold of the lock.
@@ -68,79 +67,6 @@ impl<'a> End<'a> {
     }
 }
 
-/// A key's place in its chunk, and its revisions.
-#[derive(Debug)]
-struct Slot {
-    start: u32,
-    len: u32,
-    index: KeyIndex,
-}
-
-#[derive(Debug, Default)]
-struct Chunk {
-    /// In the order of keys.
-    slots: Vec<Slot>,
-    /// Their bytes, in the order of arrival.
-    keys: Vec<u8>,
-}
-
-impl Chunk {
-    fn key(&self, slot: &Slot) -> &[u8] {
-        &self.keys[slot.start as usize..][..slot.len as usize]
-    }
-
-    fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.slots.binary_search_by(|slot| self.key(slot).cmp(key))
-    }
-
-    fn insert(&mut self, position: usize, key: &[u8], index: KeyIndex) {
-        if self.slots.len() == self.slots.capacity() {
-            self.slots.reserve_exact(CHUNK_STEP);
-        }
-        if self.keys.capacity() - self.keys.len() < key.len() {
-            self.keys.reserve_exact(key.len() * CHUNK_STEP);
-        }
-        assert!(self.keys.len() + key.len() <= u32::MAX as usize, "two keys of a request fit");
-        let (start, len) = (self.keys.len() as u32, key.len() as u32);
-        self.keys.extend_from_slice(key);
-        self.slots.insert(position, Slot { start, len, index });
-    }
-
-    /// A chunk of `slots`, whose keys stand in `keys`, without the bytes of any other.
-    fn packed(slots: impl ExactSizeIterator<Item = Slot>, keys: &[u8]) -> Self {
-        let mut packed = Self::default();
-        packed.slots.reserve_exact(slots.len() + CHUNK_STEP);
-        for slot in slots {
-            let start = packed.keys.len() as u32;
-            let key = &keys[slot.start as usize..][..slot.len as usize];
-            packed.keys.extend_from_slice(key);
-            packed.slots.push(Slot { start, ..slot });
-        }
-        packed.keys.shrink_to_fit();
-        packed
-    }
-
-    /// Takes out the slots from `cut` on.
-    fn split(&mut self, cut: usize) -> Self {
-        let right = Self::packed(self.slots.drain(cut..), &self.keys);
-        self.repack();
-        right
-    }
-
-    /// Gives back the memory of keys that are gone.
-    fn repack(&mut self) {
-        let Self { slots, keys } = std::mem::take(self);
-        *self = Self::packed(slots.into_iter(), &keys);
-    }
-
-    fn append(&mut self, other: Self) {
-        let shift = self.keys.len() as u32;
-        self.keys.extend_from_slice(&other.keys);
-        let shifted = |slot: Slot| Slot { start: slot.start + shift, ..slot };
-        self.slots.extend(other.slots.into_iter().map(shifted));
-    }
-}
-
 /// What [`Index::compact_chunk`] does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -173,7 +99,7 @@ impl IndexSize {
     /// An estimate of the memory in use.
     pub fn bytes(&self) -> usize {
         // A slot, and its share of what is not filled.
-        const SLOT: usize = size_of::<Slot>() + 8;
+        const SLOT: usize = SLOT_BYTES + 8;
         self.keys * SLOT + self.key_bytes + (self.revisions - self.keys) * size_of::<RevKey>()
     }
 }
@@ -375,7 +301,7 @@ impl Index {
                 return true;
             }
             size.keys -= 1;
-            size.key_bytes -= slot.len as usize;
+            size.key_bytes -= slot.key_bytes();
             false
         });
         if chunk.slots.len() < before {
@@ -410,12 +336,7 @@ impl Index {
         self.chunks
             .iter()
             .map(|(first, chunk)| {
-                let revisions: usize = chunk.slots.iter().map(|slot| slot.index.heap_bytes()).sum();
-                first.len()
-                    + size_of::<(Box<[u8]>, Chunk)>()
-                    + chunk.slots.capacity() * size_of::<Slot>()
-                    + chunk.keys.capacity()
-                    + revisions
+                first.len() + size_of::<(Box<[u8]>, Chunk)>() + chunk.heap_bytes()
             })
             .sum()
     }

@@ -17,6 +17,7 @@
 
 pub mod revision;
 
+mod chunk;
 pub(crate) mod compact;
 mod hash;
 pub(crate) mod index;
