@@ -1,4 +1,5 @@
-//! Requests against a real store.
+//! Requests against a real store, and the node by scripts.
 
+mod node;
 mod store;
 mod watch;

@@ -1,0 +1,200 @@
+//! Commits of the database and snapshots on disk: when, and in which order.
+//!
+//! ```text
+//!   apply lane        Freeze ─────────────► Frozen(upto)
+//!   here                                       │ wait: log synced upto and a commit >= upto
+//!   commit lane                                └─► CommitEffect ─► CommitReceipt(upto, snapshot)
+//!   apply lane                                                        ├─► Publish
+//!   log lane                                                          └─► Snapshot, Release
+//! ```
+//!
+//! *Invariants.*
+//! 1. One commit at a time; `database <= synced commit index`.
+//! 2. A snapshot is made from the database after its commit: its index is the database's.
+//! 3. Segments are released only behind the snapshot's record, in the same lane.
+
+use std::time::Duration;
+
+use base::{LogIndex, Moment, limits};
+use proto::raftpb::Snapshot;
+
+use crate::effect::{Answer, ApplyEffect, CommitEffect, Effects, LogEffect};
+use crate::input::{Pending, Ticket};
+
+/// Memory of uncommitted changes that forces a commit.
+const COMMIT_BYTES_MAX: usize = 16 << 20;
+
+/// Memory of uncommitted changes, those being committed included, beyond which nothing more is
+/// applied until the commit is done.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+
+/// Callers that may wait for a commit; more are told to come again.
+const TICKETS_MAX: usize = 4096;
+
+enum Stage {
+    Idle,
+    /// The apply worker hands changes over.
+    Freezing,
+    /// Changes up to here wait until the log has what they need.
+    Frozen(LogIndex),
+    /// The database is being written.
+    Committing(LogIndex),
+}
+
+/// Where the database stands, and what it is to do next.
+pub(crate) struct Commits {
+    stage: Stage,
+    /// The last entry that the database has.
+    database: LogIndex,
+    pending: Pending,
+    /// Since when something is pending.
+    since: Option<Moment>,
+    /// They came before the freeze under way, and after the one before.
+    waiting: Vec<Ticket>,
+    /// They came before the commit under way was frozen.
+    served: Vec<Ticket>,
+    /// The last snapshot on disk, or on its way there.
+    snapshot: LogIndex,
+    snapshot_count: u64,
+    snapshot_forced: bool,
+    interval: Duration,
+}
+
+impl Commits {
+    pub(crate) fn new(database: LogIndex, snapshot: LogIndex, snapshot_count: u64) -> Self {
+        Self {
+            stage: Stage::Idle,
+            database,
+            pending: Pending::default(),
+            since: None,
+            waiting: Vec::new(),
+            served: Vec::new(),
+            snapshot,
+            snapshot_count,
+            snapshot_forced: false,
+            interval: limits::COMMIT_INTERVAL,
+        }
+    }
+
+    /// Someone wants all that is applied now to be in the database. False: too many do.
+    pub(crate) fn want(&mut self, ticket: Ticket) -> bool {
+        let fits = self.waiting.len() < TICKETS_MAX;
+        if fits {
+            self.waiting.push(ticket);
+        }
+        fits
+    }
+
+    pub(crate) fn force_snapshot(&mut self) {
+        self.snapshot_forced = true;
+    }
+
+    pub(crate) fn set_pending(&mut self, pending: Pending, now: Moment) {
+        self.pending = pending;
+        self.since = match pending.changes {
+            0 => None,
+            _ => self.since.or(Some(now)),
+        };
+    }
+
+    /// When the pending changes are due.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        match self.stage {
+            Stage::Idle => self.since.map(|since| since + self.interval),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing more may be applied for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.bytes > PENDING_BYTES_MAX && !matches!(self.stage, Stage::Idle)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle) && self.waiting.is_empty()
+    }
+
+    /// Whether the database has everything.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_idle() && self.pending.changes == 0
+    }
+
+    /// What is pending is due now.
+    pub(crate) fn drain(&mut self) {
+        self.interval = Duration::ZERO;
+    }
+
+    /// The last entry that the database has.
+    pub(crate) fn database(&self) -> LogIndex {
+        self.database
+    }
+
+    fn snapshot_due(&self, at: LogIndex) -> bool {
+        self.snapshot_forced || at.0.saturating_sub(self.snapshot.0) > self.snapshot_count
+    }
+
+    /// The changes up to `upto` are handed over; `None`: there were none, the database has it all.
+    pub(crate) fn frozen(&mut self, upto: Option<LogIndex>) {
+        assert!(matches!(self.stage, Stage::Freezing), "frozen without having been asked to");
+        self.stage = Stage::Frozen(upto.unwrap_or(self.database));
+        self.since = None;
+    }
+
+    /// The database has been written.
+    pub(crate) fn committed(
+        &mut self,
+        upto: LogIndex,
+        snapshot: Option<Box<Snapshot>>,
+        effects: &mut Effects,
+    ) {
+        let Stage::Committing(expected) = self.stage else {
+            panic!("a commit that nobody asked for");
+        };
+        assert!(upto == expected && upto >= self.database, "a commit of other entries");
+        self.stage = Stage::Idle;
+        self.database = upto;
+        effects.apply.push(ApplyEffect::Publish);
+        if let Some(snapshot) = snapshot {
+            self.snapshot = upto;
+            self.snapshot_forced = false;
+            effects.log.push(LogEffect::Snapshot(snapshot));
+            effects.log.push(LogEffect::Release(upto));
+        }
+        effects.answers.extend(self.served.drain(..).map(Answer::DatabaseCommitted));
+    }
+
+    /// Takes the next step, if it is due. `synced_commit` is the commit index that the log is
+    /// known to have on disk; true when that is too little and a sync would help.
+    pub(crate) fn advance(
+        &mut self,
+        now: Moment,
+        applied: LogIndex,
+        synced_commit: LogIndex,
+        effects: &mut Effects,
+    ) -> bool {
+        match self.stage {
+            Stage::Idle if self.is_due(now, applied) => {
+                self.served.append(&mut self.waiting);
+                self.stage = Stage::Freezing;
+                effects.apply.push(ApplyEffect::Freeze);
+                false
+            }
+            Stage::Frozen(upto) if upto > synced_commit => true,
+            Stage::Frozen(upto) => {
+                let snapshot = upto > self.snapshot && self.snapshot_due(upto);
+                self.stage = Stage::Committing(upto);
+                effects.commit.push(CommitEffect { upto, snapshot });
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn is_due(&self, now: Moment, applied: LogIndex) -> bool {
+        !self.waiting.is_empty()
+            || self.pending.changes >= limits::COMMIT_CHANGES_MAX
+            || self.pending.bytes >= COMMIT_BYTES_MAX
+            || self.since.is_some_and(|since| now.since(since) >= self.interval)
+            || (self.pending.changes > 0 && self.snapshot_due(applied))
+    }
+}

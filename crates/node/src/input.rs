@@ -1,0 +1,118 @@
+//! What a node is told.
+
+use base::{LogIndex, Moment, RequestId};
+use bytes::Bytes;
+use proto::raftpb::{ConfChange, Message, Snapshot};
+
+/// Names a request that waits for an answer which is not an entry's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Everything that can happen to a node.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed. Due at [`crate::Node::deadline`], welcome at any time.
+    Tick {
+        /// The time now.
+        now: Moment,
+    },
+    /// An encoded request is to go into the log. Refused by [`crate::Answer::Refused`]; answered
+    /// by whoever applies it otherwise.
+    Propose {
+        /// The id that stands in the request.
+        id: RequestId,
+        /// The request.
+        data: Bytes,
+    },
+    /// A change of the members is to go into the log. Answered like a proposal.
+    ProposeConfChange {
+        /// The id that stands in the change.
+        id: RequestId,
+        /// The change.
+        change: ConfChange,
+    },
+    /// From when on may a read be answered? [`crate::Answer::ReadReady`].
+    ReadIndex {
+        /// Who asks.
+        ticket: Ticket,
+    },
+    /// All that is applied now is to be in the database: [`crate::Answer::DatabaseCommitted`].
+    CommitDatabase {
+        /// Who asks.
+        ticket: Ticket,
+    },
+    /// Another member sent something.
+    Message(Message),
+    /// The log worker reports.
+    Logged(LogReceipt),
+    /// The apply worker reports.
+    Applied(ApplyReceipt),
+    /// The commit worker reports.
+    Committed(CommitReceipt),
+    /// The member is to end: nothing new is taken, what is committed is applied and brought into
+    /// the database, then comes [`crate::Answer::Stopped`].
+    Stop,
+}
+
+/// Reports of the log lane, one for each effect but those that remove files, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogReceipt {
+    /// [`crate::LogEffect::Append`] is written.
+    Appended {
+        /// It, and all before it, is durable.
+        synced: bool,
+    },
+    /// [`crate::LogEffect::Sync`] is done.
+    Synced,
+    /// [`crate::LogEffect::Snapshot`] is durable and recorded.
+    Snapshotted,
+}
+
+/// What waits for a commit of the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Rows and other changes not frozen yet.
+    pub changes: usize,
+    /// Memory of the changes not committed yet, frozen ones included.
+    pub bytes: usize,
+}
+
+/// Reports of the apply lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplyReceipt {
+    /// [`crate::ApplyEffect::Entries`] are applied, and the view that readers see has them.
+    Entries {
+        /// The last one of them.
+        index: LogIndex,
+        /// What raft is to put into force.
+        conf_changes: Vec<ConfChange>,
+        /// Requests that nobody but a node proposes, and leases that went: the node knows its own.
+        finished: Vec<RequestId>,
+        /// A snapshot is to be written whatever the count says.
+        force_snapshot: bool,
+        /// What waits for a commit now.
+        pending: Pending,
+    },
+    /// [`crate::ApplyEffect::Freeze`] is done.
+    Frozen {
+        /// The last entry whose changes are handed over. `None` when nothing was pending: then
+        /// the database has everything that was applied.
+        upto: Option<LogIndex>,
+        /// What waits for a commit now.
+        pending: Pending,
+    },
+    /// [`crate::ApplyEffect::Publish`] is done, or the sweeping after a compaction made changes.
+    Changed {
+        /// What waits for a commit now.
+        pending: Pending,
+    },
+}
+
+/// Reports of the commit lane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommitReceipt {
+    /// The last entry that the database has.
+    pub upto: LogIndex,
+    /// The snapshot that was asked for.
+    pub snapshot: Option<Box<Snapshot>>,
+}

@@ -1,0 +1,214 @@
+//! What a member proposes by itself: its name and addresses when it has started; as leader the
+//! version of the cluster, and the end of leases whose time is over.
+//!
+//! *Invariants.* At most one proposal of the attributes and one of the version is under way, and
+//! at most [`REVOKES_MAX`] revocations; each is given up after the request timeout and may be
+//! proposed again, because proposing twice does no harm.
+//!
+//! *Absent.* The versions of other members: as long as they cannot be asked, only the sole member
+//! decides the cluster's version. Checkpoints of leases (an experiment in etcd, off by default).
+//!
+//! *Contract.* `publishV3`, `monitorClusterVersions`, `revokeExpiredLeases` of
+//! `server/etcdserver/server.go`, etcd v3.7.1.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{LeaseId, MemberId, Moment, RequestId, RequestIds, limits};
+use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader};
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+
+use crate::state::State;
+
+/// Revocations of expired leases under way at once.
+const REVOKES_MAX: usize = 16;
+
+/// How often leases are looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the version is looked at.
+const VERSION_INTERVAL: Duration = Duration::from_secs(4);
+
+/// What a member needs to know for its own proposals.
+pub(crate) struct Own {
+    pub(crate) member: MemberId,
+    pub(crate) attributes: Attributes,
+    /// Major and minor of the version that this server announces.
+    pub(crate) server_version: (u64, u64),
+    pub(crate) ids: Arc<RequestIds>,
+    /// After this time a proposal is made again.
+    pub(crate) timeout: Duration,
+    /// What a new leader gives every lease.
+    pub(crate) extend: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    id: RequestId,
+    until: Moment,
+}
+
+/// How the member's part stands, as raft sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Somebody leads.
+    pub(crate) has_leader: bool,
+    /// This member leads, and has applied an entry of its term.
+    pub(crate) leads: bool,
+    /// There is no other member.
+    pub(crate) is_alone: bool,
+}
+
+/// The proposals under way, and when to look again.
+pub(crate) struct Duties {
+    own: Own,
+    published: bool,
+    publishing: Option<Asked>,
+    version: Option<Asked>,
+    next_version: Moment,
+    revokes: BTreeMap<RequestId, Moment>,
+    expired: VecDeque<LeaseId>,
+    next_expiry: Moment,
+    is_primary: bool,
+}
+
+impl Duties {
+    pub(crate) fn new(own: Own) -> Self {
+        Self {
+            own,
+            published: false,
+            publishing: None,
+            version: None,
+            next_version: Moment::default(),
+            revokes: BTreeMap::new(),
+            expired: VecDeque::new(),
+            next_expiry: Moment::default(),
+            is_primary: false,
+        }
+    }
+
+    /// When there may be something to do next.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        self.is_primary.then(|| self.next_expiry.min(self.next_version))
+    }
+
+    /// A request of ours is applied. True when it made this member known to the cluster.
+    pub(crate) fn finished(&mut self, id: RequestId) -> bool {
+        self.revokes.remove(&id);
+        self.version.take_if(|asked| asked.id == id);
+        let published = self.publishing.take_if(|asked| asked.id == id).is_some();
+        self.published |= published;
+        published
+    }
+
+    /// Appends what is to be proposed now.
+    pub(crate) fn due(
+        &mut self,
+        now: Moment,
+        standing: Standing,
+        state: &dyn State,
+        proposals: &mut Vec<(RequestId, Bytes)>,
+    ) {
+        self.follow_leadership(now, standing.leads, state);
+        if standing.has_leader && !self.published && is_over(self.publishing, now) {
+            let (id, data) = self.publication();
+            self.publishing = Some(Asked { id, until: now + self.own.timeout });
+            proposals.push((id, data));
+        }
+        if !self.is_primary {
+            return;
+        }
+        if now >= self.next_version {
+            self.next_version = now + VERSION_INTERVAL;
+            if standing.is_alone && is_over(self.version, now) {
+                self.decide_version(now, state, proposals);
+            }
+        }
+        self.revoke_expired(now, state, proposals);
+    }
+
+    fn follow_leadership(&mut self, now: Moment, leads: bool, state: &dyn State) {
+        if leads == self.is_primary {
+            return;
+        }
+        self.is_primary = leads;
+        self.expired.clear();
+        if leads {
+            state.promote(now, self.own.extend);
+            (self.next_version, self.next_expiry) = (now, now + EXPIRY_INTERVAL);
+        } else {
+            state.demote();
+        }
+    }
+
+    fn decide_version(
+        &mut self,
+        now: Moment,
+        state: &dyn State,
+        proposals: &mut Vec<(RequestId, Bytes)>,
+    ) {
+        let (major, minor) = self.own.server_version;
+        let current = state.cluster_version();
+        let raise = match current.as_deref().map(store::Version::parse) {
+            None => true,
+            Some(None) => false,
+            Some(Some(current)) => current.major == major && current.minor < minor,
+        };
+        if !raise || state.is_downgrading() {
+            return;
+        }
+        let ver = format!("{major}.{minor}.0");
+        let (id, data) = self.request(|request| {
+            request.cluster_version_set = Some(ClusterVersionSetRequest { ver });
+        });
+        self.version = Some(Asked { id, until: now + self.own.timeout });
+        proposals.push((id, data));
+    }
+
+    fn revoke_expired(
+        &mut self,
+        now: Moment,
+        state: &dyn State,
+        proposals: &mut Vec<(RequestId, Bytes)>,
+    ) {
+        self.revokes.retain(|_, until| *until > now);
+        if now >= self.next_expiry {
+            self.next_expiry = now + EXPIRY_INTERVAL;
+            if self.expired.is_empty() {
+                self.expired.extend(state.expired_leases(now, limits::LEASE_EXPIRE_BATCH_MAX));
+            }
+        }
+        while self.revokes.len() < REVOKES_MAX {
+            let Some(lease) = self.expired.pop_front() else { break };
+            let (id, data) = self.request(|request| {
+                request.lease_revoke = Some(LeaseRevokeRequest { id: lease.0 });
+            });
+            self.revokes.insert(id, now + self.own.timeout);
+            proposals.push((id, data));
+        }
+    }
+
+    fn publication(&self) -> (RequestId, Bytes) {
+        self.request(|request| {
+            request.cluster_member_attr_set = Some(ClusterMemberAttrSetRequest {
+                member_id: self.own.member.0,
+                member_attributes: Some(self.own.attributes.clone()),
+            });
+        })
+    }
+
+    fn request(&self, fill: impl FnOnce(&mut InternalRaftRequest)) -> (RequestId, Bytes) {
+        let id = self.own.ids.next();
+        let header = Some(RequestHeader { id: id.0, ..RequestHeader::default() });
+        let mut request = InternalRaftRequest { header, ..InternalRaftRequest::default() };
+        fill(&mut request);
+        (id, request.encode_to_vec().into())
+    }
+}
+
+fn is_over(asked: Option<Asked>, now: Moment) -> bool {
+    asked.is_none_or(|asked| now >= asked.until)
+}
