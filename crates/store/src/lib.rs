@@ -28,8 +28,8 @@ pub use apply::{Applied, ConfChanged, Response};
 pub use error::{ApplyError, ConfChangeError, Damage, Fatal, OpenError, ReadError};
 pub use membership::{Downgrade, Member};
 pub use mvcc::{
-    Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, View, is_read_only,
-    read_txn,
+    Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, TxnError, View,
+    is_read_only, read_txn,
 };
 pub use shared::Shared;
 pub use store::{Frozen, Store, StoreOptions};

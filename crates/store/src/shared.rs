@@ -9,7 +9,6 @@ use parking_lot::RwLock;
 use proto::etcdserverpb::{AlarmMember, AlarmType};
 
 use crate::alarm::Alarms;
-use crate::error::ReadError;
 use crate::lease::Lessor;
 use crate::membership::{Downgrade, Member, Membership};
 use crate::mvcc::{Core, HashKv, IndexSize, View};
@@ -114,26 +113,6 @@ impl Shared {
     /// The newest revision.
     pub fn revision(&self) -> Revision {
         self.view.read().revision()
-    }
-
-    /// The hash of all changes up to `at` (0 for the newest), and the revision it was asked at.
-    pub fn hash_kv(&self, at: Revision) -> Result<(HashKv, Revision), ReadError> {
-        let mut view = self.view();
-        loop {
-            match view.hash_kv(at) {
-                Ok(hash) => return Ok((hash, view.revision())),
-                Err(ReadError::Compacted) => {
-                    // Once more when a compaction has overtaken the view; there are no more
-                    // rounds than compactions.
-                    let newer = self.view();
-                    if newer.compact_revision() == view.compact_revision() {
-                        return Err(ReadError::Compacted);
-                    }
-                    view = newer;
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     /// The hashes of the newest compactions, oldest first.

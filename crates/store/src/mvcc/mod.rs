@@ -33,7 +33,7 @@ pub use index::IndexSize;
 pub use range::{RangeChunk, RangeSummary, Resume};
 pub use revision::RevKey;
 pub use row::Parts;
-pub use txn::{is_read_only, read_txn};
+pub use txn::{TxnError, is_read_only, read_txn};
 pub use view::{Change, View};
 
 pub(crate) use view::Core;
