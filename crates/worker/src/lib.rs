@@ -15,6 +15,7 @@
 //! *Absent.* Decisions about order (crate `node`), threads, channels.
 
 mod apply;
+pub mod bootstrap;
 mod commit;
 mod handoff;
 mod log;

@@ -1,0 +1,324 @@
+//! Makes a data directory for a new member, and opens one that is there: ours or etcd's.
+//!
+//! ```text
+//!  create: metadata, one conf change a member ─► wal      (which makes the member an existing one)
+//!  open:   wal snapshots ─► database (or a received one in its place) ─► wal ─► store
+//! ```
+//!
+//! *Invariants.*
+//! 1. Every first member writes the same entries, byte for byte, without having talked to another.
+//! 2. The database is never behind the snapshot at which the log is opened.
+//! 3. What cannot be opened is left as it was.
+//!
+//! *Absent.* Joining a running cluster, threads.
+//!
+//! *Contract.* `server/etcdserver/bootstrap.go` and `server/etcdserver/api/membership/member.go`
+//! of etcd v3.7.1.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{ClusterId, LogIndex, MemberId, Moment, Term};
+use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::Metadata;
+use proto::raftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState};
+use proto::walpb;
+use sha1::{Digest, Sha1};
+use storage::bolt::{self, Database};
+use storage::datadir::DataDir;
+use storage::disk::Disk;
+use storage::snap::Snapshots;
+use storage::wal::{self, Wal};
+use store::{Member, Store, StoreOptions};
+use thiserror::Error;
+
+/// The term of the entries that a new cluster begins with.
+const FIRST_TERM: u64 = 1;
+
+/// Why a member cannot start. One line.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The directory cannot be made or read.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("write-ahead log: {0}")]
+    Log(#[from] wal::Error),
+    /// The database cannot be opened.
+    #[error("database: {0}")]
+    Database(#[from] bolt::Error),
+    /// The state in it cannot be served.
+    #[error(transparent)]
+    State(#[from] store::OpenError),
+    /// The log's head does not say whose it is.
+    #[error("write-ahead log: the metadata record is not etcd's: {0}")]
+    Metadata(prost::DecodeError),
+    /// The database is older than the snapshot that the log begins with, and what was to replace
+    /// it is not there.
+    #[error(
+        "failed to find database snapshot file (snap: snapshot file doesn't exist): the database \
+         has entry {database}, the newest snapshot is at {snapshot}"
+    )]
+    DatabaseBehind {
+        /// The last entry that the database has.
+        database: LogIndex,
+        /// Where the log begins.
+        snapshot: LogIndex,
+    },
+    /// The initial members do not name this one.
+    #[error("couldn't find local name \"{0}\" in the initial cluster configuration")]
+    NotAMember(String),
+    /// Two initial members would have the same id.
+    #[error("initial cluster names two members with the same peer URLs")]
+    DuplicateMember,
+    /// The log of a new member ends before its first entries.
+    #[error("the log has no entries and the database no members: the directory was left half made")]
+    HalfMade,
+    /// The consensus refuses what the disk holds.
+    #[error("{0}")]
+    Consensus(#[from] raft::ConfigError),
+}
+
+/// Who a member is; fixed when its directory is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The member.
+    pub member: MemberId,
+    /// The cluster.
+    pub cluster: ClusterId,
+}
+
+/// A member of a new cluster, as its operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its name.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// How files are written.
+#[derive(Debug, Clone, Copy)]
+pub struct FileOptions {
+    /// The log.
+    pub wal: wal::Options,
+    /// The database.
+    pub database: bolt::Options,
+}
+
+/// Everything that a member's disk holds, opened and locked.
+pub struct Opened {
+    /// Who it is.
+    pub identity: Identity,
+    /// The log, to append to.
+    pub wal: Wal,
+    /// The snapshot files.
+    pub snapshots: Snapshots,
+    /// The database.
+    pub database: Database,
+    /// The state in it.
+    pub store: Store,
+    /// What the consensus starts from.
+    pub restored: raft::Restored,
+    /// A torn end that was cut off the log.
+    pub repaired: Option<wal::Repair>,
+}
+
+/// The id of a member of a new cluster: the first eight bytes of SHA-1 over its sorted peer URLs
+/// and the cluster's token.
+pub fn member_id(peer_urls: &[String], token: &str) -> MemberId {
+    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    urls.sort_unstable();
+    let mut hash = Sha1::new();
+    for url in urls {
+        hash.update(url);
+    }
+    hash.update(token);
+    MemberId(first_eight(hash))
+}
+
+/// The id of a cluster: the same over the ids of its first members, ascending.
+pub fn cluster_id(members: &[MemberId]) -> ClusterId {
+    let mut members = members.to_vec();
+    members.sort_unstable();
+    let mut hash = Sha1::new();
+    for member in members {
+        hash.update(member.0.to_be_bytes());
+    }
+    ClusterId(first_eight(hash))
+}
+
+fn first_eight(hash: Sha1) -> u64 {
+    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn directory(
+    path: impl Into<PathBuf>,
+    action: &'static str,
+) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.into();
+    move |source| StartError::Directory { path, action, source }
+}
+
+/// Makes the directory of a new cluster's member `name`. Does nothing when a member is there.
+pub fn create(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    name: &str,
+    members: &[InitialMember],
+    token: &str,
+    options: &FileOptions,
+) -> Result<(), StartError> {
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
+    if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
+        return Ok(());
+    }
+    let mut all: Vec<Member> = members
+        .iter()
+        .map(|member| Member {
+            id: member_id(&member.peer_urls, token),
+            peer_urls: member.peer_urls.clone(),
+            name: member.name.clone(),
+            ..Member::default()
+        })
+        .collect();
+    all.sort_by_key(|member| member.id);
+    if all.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return Err(StartError::DuplicateMember);
+    }
+    let own = all.iter().find(|member| member.name == name);
+    let own = own.ok_or_else(|| StartError::NotAMember(name.to_owned()))?;
+    let ids: Vec<MemberId> = all.iter().map(|member| member.id).collect();
+    let metadata =
+        Metadata { node_id: Some(own.id.get()), cluster_id: Some(cluster_id(&ids).get()) };
+    let metadata = Bytes::from(metadata.encode_to_vec());
+    let mut wal = Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?;
+    let (entries, state) = first_entries(&all);
+    wal.append(&entries, Some(&state))?;
+    wal.sync()?;
+    wal.close()?;
+    Ok(())
+}
+
+/// One change for each member, all of them committed: the cluster agreed before it met.
+fn first_entries(members: &[Member]) -> (Vec<Entry>, HardState) {
+    let entry = |(at, member): (usize, &Member)| {
+        let change = ConfChange {
+            r#type: Some(ConfChangeType::ConfChangeAddNode.into()),
+            node_id: Some(member.id.get()),
+            context: Some(member.to_json().into()),
+            ..ConfChange::default()
+        };
+        Entry {
+            r#type: Some(EntryType::EntryConfChange.into()),
+            term: Some(FIRST_TERM),
+            index: Some(at as u64 + 1),
+            data: Some(change.encode_to_vec().into()),
+        }
+    };
+    let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
+    let commit = entries.len() as u64;
+    (entries, HardState { term: Some(FIRST_TERM), vote: Some(0), commit: Some(commit) })
+}
+
+/// Opens the directory of a member.
+pub fn open(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+    store: impl FnOnce(Identity) -> StoreOptions,
+    now: Moment,
+) -> Result<Opened, StartError> {
+    let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
+    let (database, database_index) = open_database(disk, dir, options, LogIndex(at.index()))?;
+    let wal::Opened { wal, metadata, hard_state, entries, repaired } =
+        Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
+    let metadata = Metadata::decode(metadata).map_err(StartError::Metadata)?;
+    let identity = Identity {
+        member: MemberId(metadata.node_id()),
+        cluster: ClusterId(metadata.cluster_id()),
+    };
+    dir.remove_leftovers(&**disk).map_err(directory(dir.snap(), "remove leftovers"))?;
+    let store = Store::open(database.view(), store(identity), now)?;
+    let row = store.handle().conf_state();
+    if entries.is_empty() && row.voters.is_empty() {
+        return Err(StartError::HalfMade);
+    }
+    let restored = restore(&at, database_index, row, hard_state, entries);
+    let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
+    Ok(Opened { identity, wal, snapshots, database, store, restored, repaired })
+}
+
+/// Opens the database; one that is behind the snapshot is replaced by the one received with it.
+fn open_database(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+    snapshot: LogIndex,
+) -> Result<(Database, LogIndex), StartError> {
+    let path = dir.database();
+    let database = Database::open(&**disk, &path, options.database)?;
+    let index = Store::consistent_index(&database.view())?;
+    if index >= snapshot {
+        return Ok((database, index));
+    }
+    drop(database);
+    let received = dir.received(snapshot);
+    if !disk.exists(&received).map_err(directory(&received, "read"))? {
+        return Err(StartError::DatabaseBehind { database: index, snapshot });
+    }
+    disk.rename(&received, &path).map_err(directory(&received, "rename"))?;
+    disk.sync_dir(&dir.snap()).map_err(directory(dir.snap(), "sync"))?;
+    let database = Database::open(&**disk, &path, options.database)?;
+    let index = Store::consistent_index(&database.view())?;
+    if index < snapshot {
+        return Err(StartError::DatabaseBehind { database: index, snapshot });
+    }
+    Ok((database, index))
+}
+
+/// The consensus starts behind the snapshot. Whatever the database has of the entries after it
+/// was committed, also where the log's last hard state does not say so: a commit index alone is
+/// not synced.
+fn restore(
+    at: &walpb::Snapshot,
+    database: LogIndex,
+    members: store::schema::ConfStateRow,
+    mut hard_state: HardState,
+    entries: Vec<Entry>,
+) -> raft::Restored {
+    let last = entries.last().map_or(at.index(), Entry::index);
+    let commit = hard_state.commit().max(database.get().min(last)).max(at.index());
+    hard_state.commit = Some(commit);
+    raft::Restored {
+        base: raft::Position { index: LogIndex(at.index()), term: Term(at.term()) },
+        conf_state: ConfState {
+            voters: members.voters,
+            learners: members.learners,
+            ..ConfState::default()
+        },
+        hard_state,
+        entries,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_etcds() {
+        let member = member_id(&["http://127.0.0.1:22011".to_owned()], "tok1");
+        assert_eq!(member.to_string(), "c64763c593285da3");
+        assert_eq!(cluster_id(&[member]).to_string(), "e71d93db51086437");
+    }
+}
