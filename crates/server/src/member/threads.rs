@@ -1,0 +1,350 @@
+//! The four threads of a member, and nothing that decides.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use base::{Clock, MemberId, Moment, RequestId, RequestIds, Revision};
+use node::requests::Rejected;
+use node::{
+    Answer, ApplyEffect, CommitEffect, Effects, Input, LogEffect, Node, NodeConfig, Started,
+};
+use prost::Message;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
+use storage::disk::Disk;
+use store::{ApplyError, Response, Shared};
+use worker::bootstrap::{Opened, StartError};
+use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
+
+use super::inbox::Inbox;
+use super::{Links, MemberConfig, Observer};
+
+/// Rounds in which effects may follow from effects; each consumes what it acts on.
+const ROUNDS_MAX: usize = 64;
+
+/// After raising the alarm for want of space, how long to wait before raising it again.
+const ALARM_RETRY: Duration = Duration::from_secs(5);
+
+/// What the threads are made of.
+pub(super) struct Parts {
+    pub(super) config: MemberConfig,
+    pub(super) node: NodeConfig,
+    pub(super) opened: Opened,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+struct Lanes {
+    log: Inbox<LogEffect>,
+    apply: Inbox<ApplyEffect>,
+    commit: Inbox<CommitEffect>,
+}
+
+impl Lanes {
+    /// The workers end when they have done what is there.
+    fn close(&self) {
+        self.log.close();
+        self.apply.close();
+        self.commit.close();
+    }
+}
+
+/// Starts the threads. They end after [`Input::Stop`], or after a fatal error.
+pub(super) fn spawn(
+    parts: Parts,
+    ids: Arc<RequestIds>,
+    links: &Arc<Links>,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let Parts { config, node, opened, disk, clock, observer } = parts;
+    let lanes = Arc::new(Lanes {
+        log: Inbox::default(),
+        apply: Inbox::default(),
+        commit: Inbox::default(),
+    });
+    let handoff = Arc::new(Handoff::default());
+    let shared = opened.store.handle();
+    let started =
+        Started { restored: opened.restored, database: opened.store.applied().0, now: clock.now() };
+    let wal_dir: PathBuf = config.dir.wal().into();
+    let log = LogWorker::new(
+        opened.wal,
+        opened.snapshots,
+        disk,
+        wal_dir,
+        config.kept,
+        Arc::clone(&clock),
+    );
+    let apply = Apply {
+        worker: ApplyWorker::new(opened.store, Arc::clone(&handoff)),
+        answers: Answers {
+            links: Arc::clone(links),
+            ids: Arc::clone(&ids),
+            shared: Arc::clone(&shared),
+            clock: Arc::clone(&clock),
+            member: node.member,
+            alarmed: None,
+        },
+        pause: config.compaction_pause,
+        sweeping: None,
+        clock: Arc::clone(&clock),
+        observer: Arc::clone(&observer),
+    };
+    let commit = CommitWorker::new(opened.database, handoff);
+    let node = Node::new(node, started, ids, Box::new(shared))?;
+
+    let mut threads = Vec::new();
+    let mut start = |name: &str, run: Box<dyn FnOnce() -> Result<(), Fatal> + Send>| {
+        let links = Arc::clone(links);
+        let lanes = Arc::clone(&lanes);
+        let body = move || {
+            if let Err(error) = run() {
+                // The first line counts: what fails after it is a consequence.
+                links.fatal.send_if_modified(|line| {
+                    let is_first = line.is_none();
+                    if is_first {
+                        *line = Some(error.to_string());
+                    }
+                    is_first
+                });
+                lanes.close();
+                links.inbox.close();
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
+        let path = config.dir.root().to_owned();
+        let thread = thread.map_err(|source: io::Error| StartError::Directory {
+            path,
+            action: "start the member's threads for",
+            source,
+        })?;
+        threads.push(thread);
+        Ok::<(), StartError>(())
+    };
+
+    let (of, ol, oc) = (Arc::clone(links), Arc::clone(&lanes), Arc::clone(&observer));
+    start("log", Box::new(move || run_log(log, &of, &ol.log, &*oc)))?;
+    let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
+    start("apply", Box::new(move || apply.run(&of, &ol.apply)))?;
+    let (of, ol, oc) = (Arc::clone(links), Arc::clone(&lanes), Arc::clone(&clock));
+    let commit_observer = Arc::clone(&observer);
+    start(
+        "commit",
+        Box::new(move || run_commit(commit, &of, &ol.commit, &*oc, &*commit_observer)),
+    )?;
+    let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
+    start("pump", Box::new(move || pump(node, &of, &ol, &*clock, &*observer)))?;
+    Ok(threads)
+}
+
+/// Takes in everything that has arrived, and hands out what follows.
+fn pump(
+    mut node: Node,
+    links: &Links,
+    lanes: &Lanes,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<(), Fatal> {
+    let mut leader = MemberId::NONE;
+    let mut is_stopped = false;
+    node.handle(Input::Tick { now: clock.now() });
+    while !is_stopped {
+        for _ in 0..ROUNDS_MAX {
+            let effects = node.take_effects();
+            if effects.is_empty() {
+                break;
+            }
+            is_stopped |= dispatch(effects, links, lanes);
+        }
+        let status = node.status();
+        links.term.store(status.term.get(), std::sync::atomic::Ordering::Relaxed);
+        *links.status.lock() = status;
+        if status.leader != leader {
+            leader = status.leader;
+            observer.leader_changed(leader, status.term.get());
+        }
+        let timeout = node.deadline() - clock.now();
+        let Some(inputs) = links.inbox.take(Some(timeout)) else { break };
+        node.handle(Input::Tick { now: clock.now() });
+        for input in inputs {
+            node.handle(input);
+        }
+    }
+    lanes.close();
+    links.inbox.close();
+    links.proposals.clear();
+    links.tickets.clear();
+    Ok(())
+}
+
+/// True when the node has stopped.
+fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
+    for effect in effects.log {
+        lanes.log.push(effect);
+    }
+    for effect in effects.apply {
+        lanes.apply.push(effect);
+    }
+    for effect in effects.commit {
+        lanes.commit.push(effect);
+    }
+    // There are no other members yet; a message for one has nowhere to go.
+    drop(effects.send);
+    let mut is_stopped = false;
+    for answer in effects.answers {
+        match answer {
+            Answer::Refused { id, reason } => links.proposals.answer(id.get(), Err(reason)),
+            Answer::ReadReady(ticket) | Answer::DatabaseCommitted(ticket) => {
+                links.tickets.answer(ticket.0, Ok(()));
+            }
+            Answer::TicketRefused(ticket, reason) => links.tickets.answer(ticket.0, Err(reason)),
+            Answer::Published => {
+                links.published.send_replace(true);
+            }
+            Answer::Stopped => is_stopped = true,
+        }
+    }
+    is_stopped
+}
+
+/// Writes the log: one sync for everything that waits.
+fn run_log(
+    mut worker: LogWorker,
+    links: &Links,
+    lane: &Inbox<LogEffect>,
+    observer: &dyn Observer,
+) -> Result<(), Fatal> {
+    while let Some(effects) = lane.take(None) {
+        if effects.is_empty() {
+            continue;
+        }
+        let logged = worker.run(effects)?;
+        for took in logged.syncs {
+            observer.wal_synced(took);
+        }
+        for index in logged.snapshots {
+            observer.snapshot_saved(index.get());
+        }
+        for receipt in logged.receipts {
+            links.inbox.push(Input::Logged(receipt));
+        }
+    }
+    worker.close()?;
+    links.stopped.send_replace(true);
+    Ok(())
+}
+
+fn run_commit(
+    mut worker: CommitWorker,
+    links: &Links,
+    lane: &Inbox<CommitEffect>,
+    clock: &dyn Clock,
+    observer: &dyn Observer,
+) -> Result<(), Fatal> {
+    while let Some(effects) = lane.take(None) {
+        for effect in effects {
+            let begun = clock.now();
+            let receipt = worker.run(effect)?;
+            *links.committed.lock() = worker.view();
+            observer.database_committed(clock.now() - begun);
+            links.inbox.push(Input::Committed(receipt));
+        }
+    }
+    Ok(())
+}
+
+/// A compaction whose rows are being removed.
+struct Sweep {
+    revision: Revision,
+    begun: Moment,
+    next: Moment,
+}
+
+struct Apply {
+    worker: ApplyWorker,
+    answers: Answers,
+    pause: Duration,
+    sweeping: Option<Sweep>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Apply {
+    fn run(mut self, links: &Links, lane: &Inbox<ApplyEffect>) -> Result<(), Fatal> {
+        loop {
+            let now = self.clock.now();
+            let timeout = self.sweeping.as_ref().map(|sweep| sweep.next - now);
+            let Some(effects) = lane.take(timeout) else { return Ok(()) };
+            for effect in effects {
+                let begun = self.clock.now();
+                let receipt = self.worker.run(effect, begun, &mut self.answers)?;
+                links.inbox.push(Input::Applied(receipt));
+                self.observer.applied(self.clock.now() - begun);
+                self.sweep_if_due(links)?;
+            }
+            self.sweep_if_due(links)?;
+        }
+    }
+
+    fn sweep_if_due(&mut self, links: &Links) -> Result<(), Fatal> {
+        let now = self.clock.now();
+        if self.sweeping.is_none() && self.worker.is_sweeping() {
+            let revision = self.answers.shared.view().compact_revision();
+            self.sweeping = Some(Sweep { revision, begun: now, next: now });
+        }
+        let Some(sweep) = &mut self.sweeping else { return Ok(()) };
+        if now < sweep.next {
+            return Ok(());
+        }
+        let receipt = self.worker.sweep()?;
+        links.inbox.push(Input::Applied(receipt));
+        sweep.next = self.clock.now() + self.pause;
+        if !self.worker.is_sweeping() {
+            let took = self.clock.now() - sweep.begun;
+            self.observer.compaction_finished(sweep.revision.get(), took);
+            self.sweeping = None;
+        }
+        Ok(())
+    }
+}
+
+/// Wakes those who wait, from the apply thread itself.
+struct Answers {
+    links: Arc<Links>,
+    ids: Arc<RequestIds>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    member: MemberId,
+    /// When the alarm for want of space was raised last.
+    alarmed: Option<Moment>,
+}
+
+impl Listener for Answers {
+    fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>) {
+        self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
+    }
+
+    fn out_of_space(&mut self) {
+        let now = self.clock.now();
+        let is_fresh = self.alarmed.is_some_and(|at| now.since(at) < ALARM_RETRY);
+        if is_fresh || self.shared.is_raised(AlarmType::Nospace) {
+            return;
+        }
+        self.alarmed = Some(now);
+        let id = self.ids.next();
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader { id: id.get(), ..RequestHeader::default() }),
+            alarm: Some(AlarmRequest {
+                action: AlarmAction::Activate.into(),
+                member_id: self.member.get(),
+                alarm: AlarmType::Nospace.into(),
+            }),
+            ..InternalRaftRequest::default()
+        };
+        let data = request.encode_to_vec().into();
+        self.links.inbox.push(Input::Propose { id, data });
+    }
+}
