@@ -11,7 +11,7 @@ use super::client::{Client, RequestError};
 use super::command::{Arg, Call, Command, Flag, Group};
 use super::failure::{self, Failure, Outcome};
 use super::global::Settings;
-use super::print::{Answer, Format, print};
+use super::print::{Answer, Format, Printer, print};
 use crate::go;
 
 /// Between two attempts to open the stream again.
@@ -155,15 +155,8 @@ async fn keep_alive(call: &mut Call) -> Outcome {
         return printer.print(&Answer::KeepAlive(answer));
     }
     // Until the first answer nobody knows how long the lease lives.
-    let mut deadline = Instant::now() + settings.dial_timeout + Duration::from_secs(1);
-    while let Ok(result) = timeout_at(deadline, keep(&settings, id, &printer)).await {
-        match result? {
-            Kept::Renewed(until) => deadline = until,
-            Kept::Over => break,
-        }
-        if Instant::now() >= deadline {
-            break;
-        }
+    let mut until = Instant::now() + settings.dial_timeout + Duration::from_secs(1);
+    while keep(&settings, id, &printer, &mut until).await? && Instant::now() < until {
         sleep(RETRY_INTERVAL).await;
     }
     if printer.format == Format::Simple {
@@ -172,34 +165,38 @@ async fn keep_alive(call: &mut Call) -> Outcome {
     Ok(())
 }
 
-/// Why a stream of renewals ended.
-enum Kept {
-    /// The stream broke; the lease lives until then.
-    Renewed(Instant),
-    /// The lease is gone.
-    Over,
-}
-
-/// Renews the lease over one stream for as long as that lasts.
-async fn keep(settings: &Settings, id: i64, printer: &super::print::Printer) -> Outcome<Kept> {
-    let mut until = Instant::now();
-    let client = Client::connect_unbounded(settings).await?.map_err(fail)?;
-    let mut stream = match Stream::open(&client, id).await {
+/// Renews the lease over one stream for as long as that lasts, and moves the moment until which
+/// the lease lives. Says whether another stream may go on with it.
+async fn keep(
+    settings: &Settings,
+    id: i64,
+    printer: &Printer,
+    until: &mut Instant,
+) -> Outcome<bool> {
+    let opened = timeout_at(*until, async {
+        let client = Client::connect_unbounded(settings).await?.map_err(fail)?;
+        let stream = Stream::open(&client, id).await;
+        Ok::<_, Failure>((client, stream))
+    });
+    let Ok(opened) = opened.await else { return Ok(false) };
+    let (client, stream) = opened?;
+    let mut stream = match stream {
         Ok(stream) => stream,
-        Err(error) if error.is_transient() => return Ok(Kept::Renewed(until)),
-        Err(_) => return Ok(Kept::Over),
+        Err(error) => return Ok(error.is_transient()),
     };
     loop {
-        let answer = match stream.renew(&client, id).await {
+        let Ok(answer) = timeout_at(*until, stream.renew(&client, id)).await else {
+            return Ok(false);
+        };
+        let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if error.is_transient() => return Ok(Kept::Renewed(until)),
-            Err(_) => return Ok(Kept::Over),
+            Err(error) => return Ok(error.is_transient()),
         };
         let Some(ttl) = u64::try_from(answer.ttl).ok().filter(|ttl| *ttl > 0) else {
-            return Ok(Kept::Over);
+            return Ok(false);
         };
         printer.print(&Answer::KeepAlive(answer))?;
-        until = Instant::now() + Duration::from_secs(ttl);
+        *until = Instant::now() + Duration::from_secs(ttl);
         sleep(Duration::from_secs(ttl) / 3).await;
     }
 }
