@@ -42,7 +42,7 @@ pub enum Input {
         ticket: Ticket,
     },
     /// Another member sent something.
-    Message(Message),
+    Message(Box<Message>),
     /// The log worker reports.
     Logged(LogReceipt),
     /// The apply worker reports.

@@ -248,7 +248,7 @@ impl Node {
                     self.answers.push(Answer::TicketRefused(ticket, self.refusal()));
                 }
             }
-            Input::Message(message) => self.step(message),
+            Input::Message(message) => self.step(*message),
             Input::Logged(receipt) => self.logged(receipt),
             Input::Applied(receipt) => self.applied(receipt),
             Input::Committed(CommitReceipt { upto, snapshot }) => {
