@@ -1,4 +1,137 @@
 //! Runs a member: configuration, bootstrap, threads; translates gRPC and HTTP to the node's typed calls.
+//!
+//! ```text
+//!  main ─► config ─► run ─► plan ─► member (threads: pump, log, apply, commit)
+//!                     │                ▲
+//!                     └─► net ─► connection ─► grpc, http ─► api ──┘
+//! ```
+//!
+//! *Invariants.* This crate adds no semantics: what a request means is `node`'s and `store`'s.
+//!
+//! *Absent.* TLS, the JSON gateway, authentication, other members.
 
+mod api;
+pub mod clock;
 mod config;
+mod connection;
+mod grpc;
+mod http;
 mod log;
+pub mod member;
+mod metrics;
+mod notify;
+mod observer;
+mod plan;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use config::{Notice, Outcome, Refusal};
+
+/// The exit code of a command line that cannot be read, and of a panic.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the server's command line, without the program's name, and says how to exit.
+pub fn main(arguments: &[String]) -> ExitCode {
+    log::start();
+    end_on_panic();
+    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    };
+    let environment: Vec<_> = std::env::vars_os().map(variable).collect();
+    let code = match config::from_command_line(arguments, &environment) {
+        Ok(Outcome::Serve(config, notices)) => {
+            log_notices(&notices);
+            plan::log_warnings(&config);
+            run::run(*config)
+        }
+        Ok(Outcome::Version) => {
+            say(&mut std::io::stdout(), &version());
+            ExitCode::SUCCESS
+        }
+        Ok(Outcome::Help) => {
+            say(&mut std::io::stderr(), config::usage());
+            say(&mut std::io::stdout(), &config::flag_listing());
+            ExitCode::SUCCESS
+        }
+        Err((Refusal::Syntax(reason), _)) => {
+            say(&mut std::io::stderr(), &format!("{reason}\n{}", config::usage()));
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err((refusal, notices)) => {
+            log_notices(&notices);
+            log_refusal(&refusal)
+        }
+    };
+    log::flush();
+    code
+}
+
+/// Four lines, of which tools read the first and the last.
+fn version() -> String {
+    format!(
+        "etcd Version: {}\nGit SHA: quorate-{}\nGo Version: none (Rust)\nGo OS/Arch: {}/{}\n",
+        api::VERSION,
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        plan::go_arch()
+    )
+}
+
+/// Writes for people; a closed pipe is nobody to tell.
+fn say(output: &mut dyn Write, text: &str) {
+    drop(output.write_all(text.as_bytes()));
+}
+
+fn log_notices(notices: &[Notice]) {
+    for notice in notices {
+        match notice {
+            Notice::Used { name, value } => log::info("recognized and used environment variable")
+                .field("variable-name", name)
+                .field("variable-value", value)
+                .emit(),
+            Notice::Unrecognized(variable) => log::warn("unrecognized environment variable")
+                .field("environment-variable", variable)
+                .emit(),
+            Notice::Special { name, value } => log::warn("cannot set special environment variable")
+                .field("key", name)
+                .field("value", value)
+                .emit(),
+        }
+    }
+}
+
+fn log_refusal(refusal: &Refusal) -> ExitCode {
+    let reason = refusal.to_string();
+    match refusal {
+        Refusal::Shadowed(variable) => {
+            log::fatal(&reason).field("environment-variable", variable).emit();
+        }
+        _ => {
+            log::warn("failed to verify flags").field("error", &reason).emit();
+            if reason == config::ADVERTISE_MISSING {
+                log::warn("advertise client URLs are not set").field("error", &reason).emit();
+            }
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// A panic on any thread ends the process, after one line.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic
+            .payload()
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("panic");
+        let thread = std::thread::current();
+        let here = std::panic::Location::caller();
+        log::panic(text, panic.location().unwrap_or(here))
+            .field("thread", thread.name().unwrap_or("unnamed"))
+            .emit();
+        std::process::exit(i32::from(EXIT_USAGE));
+    }));
+}

@@ -137,7 +137,7 @@ fn write_lines(orders: &Receiver<Order>) {
                 for output in &mut outputs {
                     drop(output.flush());
                 }
-                drop(done.send(()));
+                let _ = done.send(());
             }
         }
         let dropped = WRITER.get().map_or(0, |writer| writer.dropped.swap(0, Ordering::Relaxed));
@@ -160,6 +160,7 @@ pub(crate) struct Line {
 }
 
 /// A line of level debug.
+#[cfg(test)]
 #[track_caller]
 pub(crate) fn debug(msg: &str) -> Line {
     Line::new(Level::Debug, msg, Location::caller())

@@ -27,7 +27,7 @@ use base::limits;
 use net::Url;
 
 pub(crate) use cluster::InitialCluster;
-pub(crate) use compaction::AutoCompaction;
+pub(crate) use flags::FEATURE_GATES;
 pub(crate) use help::{flag_listing, usage};
 pub(crate) use parse::{Notice, Outcome, Refusal, from_command_line};
 pub(crate) use value::show_duration;
@@ -93,7 +93,7 @@ pub(crate) struct Config {
     /// Flags that were given on the command line or in the environment.
     pub(crate) given: BTreeSet<&'static str>,
     /// The first flag that was given, is known to etcd, and is not built here yet.
-    unbuilt: Option<String>,
+    pub(crate) unbuilt: Option<String>,
 }
 
 /// Whether the member founds its cluster or was added to one.

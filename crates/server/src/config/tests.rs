@@ -1,5 +1,7 @@
 //! The parser against what real etcd prints.
 
+use node::requests::compactor::Retention;
+
 use super::*;
 
 fn owned(words: &[&str]) -> Vec<String> {
@@ -218,18 +220,16 @@ fn help_and_version_win() {
 #[test]
 fn retention_depends_on_the_mode() {
     let retention = |mode: &str, text: &str| {
-        AutoCompaction::of(&config(&[
+        config(&[
             &format!("--auto-compaction-mode={mode}"),
             &format!("--auto-compaction-retention={text}"),
-        ]))
+        ])
+        .retention()
     };
-    assert_eq!(retention("periodic", "0"), Ok(AutoCompaction::Off));
-    assert_eq!(
-        retention("periodic", "2"),
-        Ok(AutoCompaction::Periodic(Duration::from_secs(7_200)))
-    );
-    assert_eq!(retention("periodic", "90s"), Ok(AutoCompaction::Periodic(Duration::from_secs(90))));
-    assert_eq!(retention("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
+    assert_eq!(retention("periodic", "0"), Ok(None));
+    assert_eq!(retention("periodic", "2"), Ok(Some(Retention::Period(Duration::from_secs(7_200)))));
+    assert_eq!(retention("periodic", "90s"), Ok(Some(Retention::Period(Duration::from_secs(90)))));
+    assert_eq!(retention("revision", "1000"), Ok(Some(Retention::Revisions(1000))));
     assert_eq!(
         retention("periodic", "xx"),
         Err("error parsing CompactionRetention: time: invalid duration \"xx\"".to_owned())

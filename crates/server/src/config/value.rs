@@ -88,8 +88,7 @@ pub(super) fn parse_duration_verbose(text: &str) -> Result<Duration, String> {
             Err(format!("time: missing unit in duration {text:?}"))
         }
         None if tail.len() < text.len() && !tail.is_empty() => {
-            let unit: String =
-                tail.chars().take_while(|letter| !letter.is_ascii_digit()).collect();
+            let unit: String = tail.chars().take_while(|letter| !letter.is_ascii_digit()).collect();
             Err(match unit_nanos(&unit) {
                 Some(_) => format!("time: invalid duration {text:?}"),
                 None => format!("time: unknown unit {unit:?} in duration {text:?}"),

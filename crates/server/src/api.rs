@@ -1,0 +1,153 @@
+//! What every handler shares: the member, its store, the limits, the counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use base::{Clock, Moment, RequestIds, Revision, Rng};
+use node::requests::Rejected;
+use node::requests::watch::Limits;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, ResponseHeader};
+use store::{Response, Shared};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::member::Member;
+use crate::metrics::Metrics;
+
+/// The etcd version that we are taken for.
+pub(crate) const VERSION: &str = "3.7.1";
+
+/// Shorter intervals of progress notifications are raised to this one, as in etcd.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(600);
+
+/// What the flags say about requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) receive_bytes_max: usize,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) txn_ops_max: usize,
+    pub(crate) quota_backend_bytes: i64,
+    pub(crate) strict_reconfig_check: bool,
+    pub(crate) warning_duration: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) election_timeout: Duration,
+    pub(crate) watch: Limits,
+}
+
+impl Options {
+    pub(crate) fn of(config: &Config) -> Self {
+        let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let progress_interval = match config.watch_progress_notify_interval {
+            Duration::ZERO => PROGRESS_INTERVAL_DEFAULT,
+            given => given.max(PROGRESS_INTERVAL_MIN),
+        };
+        Self {
+            receive_bytes_max: config.receive_bytes_max(),
+            request_bytes_max: bytes(config.max_request_bytes),
+            txn_ops_max: bytes(config.max_txn_ops),
+            quota_backend_bytes: config.quota_backend_bytes,
+            strict_reconfig_check: config.strict_reconfig_check,
+            warning_duration: config.warning_unary_request_duration,
+            request_timeout: config.request_timeout(),
+            election_timeout: Duration::from_millis(config.election_timeout_ms),
+            watch: Limits { progress_interval, fragment_bytes: config.receive_bytes_max() },
+        }
+    }
+}
+
+/// How far the stop of the process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new connection; requests end, streams are ended.
+    Stopping,
+}
+
+/// What every handler shares.
+pub(crate) struct Api {
+    pub(crate) member: Member,
+    pub(crate) store: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) options: Options,
+    pub(crate) lease_ids: RequestIds,
+    /// Counts up each time that streams which want a leader are to be ended.
+    pub(crate) leaderless: watch::Receiver<u64>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    seeds: AtomicU64,
+}
+
+impl Api {
+    pub(crate) fn new(
+        member: Member,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        options: Options,
+        leaderless: watch::Receiver<u64>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
+        let store = member.store_arc();
+        let seeds = AtomicU64::new(clock.unix_ms());
+        Self { member, store, clock, metrics, options, lease_ids, leaderless, phase, seeds }
+    }
+
+    /// Time now.
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Randomness for one stream.
+    pub(crate) fn rng(&self) -> Rng {
+        Rng::new(self.seeds.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Completes the header of an answer: it has the revision alone; 0 stands for the newest.
+    pub(crate) fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        let revision = if revision == 0 { self.store.revision() } else { Revision(revision) };
+        *header = Some(self.member.header(revision));
+    }
+
+    /// The header of an answer of the newest state.
+    pub(crate) fn header(&self) -> ResponseHeader {
+        self.member.header(self.store.revision())
+    }
+
+    /// Proposes, and waits until it is applied.
+    pub(crate) async fn propose(&self, request: InternalRaftRequest) -> Result<Response, Rejected> {
+        let answer = self.member.propose(request).await.map(|answer| answer.response);
+        if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
+            self.metrics.proposals_failed.increment();
+        }
+        answer
+    }
+
+    /// Waits until the published view is as new as the cluster is now.
+    pub(crate) async fn read_index(&self) -> Result<(), Rejected> {
+        let confirmed = self.member.read_index().await;
+        if confirmed.is_err() {
+            self.metrics.reads_failed.increment();
+        }
+        confirmed
+    }
+
+    /// Refuses what does not fit the space quota, and raises the alarm.
+    pub(crate) async fn check_quota(&self, cost: u64) -> Result<(), Rejected> {
+        if self.store.fits_quota(cost) {
+            return Ok(());
+        }
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.member.id().get(),
+            alarm: AlarmType::Nospace as i32,
+        };
+        let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+        // Whatever comes of the alarm, this request is refused.
+        drop(self.propose(request).await);
+        Err(Rejected::NoSpace)
+    }
+}

@@ -1,0 +1,113 @@
+//! Serves one connection: tells the protocol by its first bytes, and hands requests on.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, Version};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use net::{PeerAddress, Stream};
+use tokio::sync::watch;
+
+use crate::api::{Api, Phase};
+use crate::config::Config;
+use crate::grpc::{self, Body};
+use crate::http::{self as plain, Access, Offer};
+
+/// How long the head of an HTTP/1 request may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Windows of HTTP/2: bytes that a client may send before they are read.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Bytes of the headers of a request.
+const HEADERS_BYTES_MAX: u32 = 1 << 20;
+
+/// Bytes of an answer that may wait in a stream for its client.
+const SEND_BUFFER: usize = 512 * 1024;
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// gRPC and HTTP, told apart by the first bytes.
+    Client,
+    /// gRPC alone: HTTP has a port of its own.
+    Grpc,
+    /// HTTP alone.
+    Http,
+    /// Metrics and health.
+    Metrics,
+    /// Other members.
+    Peer,
+}
+
+/// How connections are served; the same for all.
+pub(crate) struct Service {
+    pub(crate) api: Arc<Api>,
+    pub(crate) access: Arc<Access>,
+    builder: Builder<TokioExecutor>,
+}
+
+impl Service {
+    pub(crate) fn new(api: Arc<Api>, config: &Config) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let mut http2 = builder.http2();
+        http2
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(config.max_concurrent_streams)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(some(config.grpc_keepalive_interval))
+            .keep_alive_timeout(config.grpc_keepalive_timeout);
+        Self { api, access: Arc::new(Access::of(config)), builder }
+    }
+
+    /// Serves a connection to its end.
+    pub(crate) async fn serve(&self, stream: Stream, peer: PeerAddress, port: Port) {
+        let service = service_fn(|request| self.answer(request, peer, port));
+        let io = TokioIo::new(stream);
+        let builder = self.builder.clone();
+        let builder = match port {
+            Port::Client => builder,
+            Port::Grpc => builder.http2_only(),
+            Port::Http | Port::Metrics | Port::Peer => builder.http1_only(),
+        };
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut phase: watch::Receiver<Phase> = self.api.phase.clone();
+        tokio::select! {
+            // How a connection ends is its client's affair.
+            _ended = connection.as_mut() => return,
+            _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ended = connection.await;
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: PeerAddress,
+        port: Port,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let (api, access) = (Arc::clone(&self.api), Arc::clone(&self.access));
+        async move {
+            Ok(match port {
+                Port::Peer => plain::serve_peer(api, request).await,
+                Port::Metrics => plain::serve(api, access, Offer::Metrics, request).await,
+                _ if request.version() == Version::HTTP_2 => grpc::serve(api, peer, request).await,
+                _ => plain::serve(api, access, Offer::Client, request).await,
+            })
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What goes back on a connection: a whole answer, an answer in chunks, or a stream of messages.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use super::status::{Status, ok_trailers};
+
+/// A response body.
+pub(crate) enum Body {
+    /// Nothing; all is said in the headers.
+    Empty,
+    /// The body of a plain HTTP answer.
+    Plain(Bytes),
+    /// One gRPC message in one piece, then success.
+    Message(Bytes),
+    /// The pieces of one gRPC message, then success.
+    Chunks(VecDeque<Bytes>),
+    /// Success has still to be said.
+    Trailers,
+    /// Messages as they come.
+    Stream(mpsc::Receiver<Item>),
+}
+
+/// What a stream sends.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A gRPC message with its prefix.
+    Message(Bytes),
+    /// The end.
+    End(Result<(), Status>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let (frame, next) = match std::mem::replace(this, Self::Empty) {
+            Self::Empty => return Poll::Ready(None),
+            Self::Plain(bytes) => (Frame::data(bytes), Self::Empty),
+            Self::Message(bytes) => (Frame::data(bytes), Self::Trailers),
+            Self::Chunks(mut chunks) => match chunks.pop_front() {
+                Some(chunk) => (Frame::data(chunk), Self::Chunks(chunks)),
+                None => (Frame::trailers(ok_trailers()), Self::Empty),
+            },
+            Self::Trailers => (Frame::trailers(ok_trailers()), Self::Empty),
+            Self::Stream(mut items) => {
+                let Poll::Ready(item) = items.poll_recv(context) else {
+                    *this = Self::Stream(items);
+                    return Poll::Pending;
+                };
+                match item {
+                    Some(Item::Message(bytes)) => (Frame::data(bytes), Self::Stream(items)),
+                    Some(Item::End(Ok(()))) => (Frame::trailers(ok_trailers()), Self::Empty),
+                    Some(Item::End(Err(status))) => {
+                        let mut trailers = HeaderMap::with_capacity(2);
+                        status.put(&mut trailers);
+                        (Frame::trailers(trailers), Self::Empty)
+                    }
+                    // The task is gone without a word: the stream is cut, as the connection is.
+                    None => return Poll::Ready(None),
+                }
+            }
+        };
+        *this = next;
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Plain(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            _ => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One call: who made it, what all calls are checked for, and its place in the metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::MemberId;
+use bytes::Bytes;
+use http::HeaderMap;
+use net::PeerAddress;
+use node::requests::Rejected;
+use prost::Message;
+
+use super::method::{Kind, Method};
+use super::status::Status;
+use super::wire::decode;
+use crate::api::Api;
+use crate::log;
+
+/// The number of code Canceled.
+const CANCELED: usize = 1;
+
+/// A call under way. When it is dropped unfinished, its client is gone.
+pub(crate) struct Call {
+    pub(crate) api: Arc<Api>,
+    pub(crate) method: Method,
+    peer: PeerAddress,
+    headers: HeaderMap,
+    request_bytes: usize,
+    answer_bytes: usize,
+    is_counted: bool,
+}
+
+impl Call {
+    pub(super) fn new(
+        api: Arc<Api>,
+        method: Method,
+        peer: PeerAddress,
+        headers: HeaderMap,
+    ) -> Self {
+        let (request_bytes, answer_bytes) = (0, 0);
+        Self { api, method, peer, headers, request_bytes, answer_bytes, is_counted: false }
+    }
+
+    /// Decodes a unary request, and checks what is checked of every call.
+    pub(super) fn open<M: Message + Default>(&mut self, message: Bytes) -> Result<M, Status> {
+        self.open_if(message, |_| false)
+    }
+
+    /// The same where some requests are for learners, too.
+    pub(super) fn open_if<M: Message + Default>(
+        &mut self,
+        message: Bytes,
+        is_for_learners: impl FnOnce(&M) -> bool,
+    ) -> Result<M, Status> {
+        let request = decode(message)?;
+        self.check(is_for_learners(&request))?;
+        Ok(request)
+    }
+
+    /// Checks what is checked of every call before it is looked at.
+    pub(super) fn check(&mut self, is_for_learners: bool) -> Result<(), Status> {
+        let metrics = &self.api.metrics;
+        metrics.method(self.method).started.increment();
+        self.is_counted = true;
+        if self.request_bytes > 0 {
+            metrics.method(self.method).received.increment();
+        }
+        if !is_for_learners && self.api.member.status().is_learner {
+            return Err(Rejected::NotSupportedForLearner.into());
+        }
+        let version = match self.headers.get("client-api-version") {
+            Some(version) => std::str::from_utf8(version.as_bytes())
+                .map_err(|_| Rejected::InvalidClientApiVersion)?,
+            None => "unknown",
+        };
+        let kind = match self.method.info().kind {
+            Kind::Unary => "unary",
+            _ => "stream",
+        };
+        metrics.client_request(kind, version);
+        if self.wants_leader() && !self.has_leader() {
+            return Err(Rejected::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    /// Whether the client asks for an error instead of silence when there is no leader.
+    pub(super) fn wants_leader(&self) -> bool {
+        self.headers.get("hasleader").is_some_and(|value| value == "true")
+    }
+
+    fn has_leader(&self) -> bool {
+        self.api.member.status().leader != MemberId::NONE
+    }
+
+    /// Notes a message of the client.
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.request_bytes += bytes.max(1);
+        self.api.metrics.received_bytes.add(bytes as u64);
+        if self.is_counted {
+            self.api.metrics.method(self.method).received.increment();
+        }
+    }
+
+    /// Notes a message to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent_many(1, bytes);
+    }
+
+    /// Notes several messages to the client.
+    pub(super) fn sent_many(&mut self, count: u64, bytes: usize) {
+        self.answer_bytes += bytes;
+        self.api.metrics.sent_bytes.add(bytes as u64);
+        self.api.metrics.method(self.method).sent.add(count);
+    }
+
+    /// Notes the end by the number of its code.
+    pub(super) fn finish(&mut self, code: usize) {
+        if std::mem::take(&mut self.is_counted) {
+            self.api.metrics.handled(self.method, code);
+        }
+    }
+
+    /// Tells of a request that took long.
+    pub(super) fn log_slow(&self, took: Duration) {
+        log::warn("request stats")
+            .duration("time spent", took)
+            .text("remote", &self.peer)
+            .field("response type", self.method.info().path)
+            .field("request size", &self.request_bytes)
+            .field("response size", &self.answer_bytes)
+            .emit();
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.finish(CANCELED);
+    }
+}

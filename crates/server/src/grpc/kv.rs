@@ -1,0 +1,67 @@
+//! Writes.
+
+use node::requests::check::{check_delete_range, check_put};
+use proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest};
+use store::Response;
+use store::quota::put_cost;
+
+use super::reply::Reply;
+use super::status::Status;
+use crate::api::Api;
+
+/// An answer of another kind than the request: the member and the store disagree.
+pub(super) fn mismatched(response: &Response) -> Status {
+    let kind = match response {
+        Response::Put(_) => "put",
+        Response::Range(_) => "range",
+        Response::DeleteRange(_) => "delete range",
+        Response::Txn(_) => "transaction",
+        Response::Compaction(_) => "compaction",
+        Response::LeaseGrant(_) => "lease grant",
+        Response::LeaseRevoke(_) => "lease revocation",
+        Response::LeaseCheckpoint => "lease checkpoint",
+        Response::Alarm(_) => "alarm",
+        Response::Empty => "nothing",
+    };
+    Status::new(node::requests::Code::Internal, format!("answered with a {kind}"))
+}
+
+pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status> {
+    api.check_quota(put_cost(&request)).await?;
+    check_put(&request)?;
+    let request = InternalRaftRequest { put: Some(request), ..InternalRaftRequest::default() };
+    match api.propose(request).await? {
+        Response::Put(mut response) => {
+            api.metrics.puts.increment();
+            api.fill(&mut response.header);
+            Ok(Reply::of(&response))
+        }
+        other => Err(mismatched(&other)),
+    }
+}
+
+pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Reply, Status> {
+    check_delete_range(&request)?;
+    let request =
+        InternalRaftRequest { delete_range: Some(request), ..InternalRaftRequest::default() };
+    match api.propose(request).await? {
+        Response::DeleteRange(mut response) => {
+            api.metrics.deletes.increment();
+            api.fill(&mut response.header);
+            Ok(Reply::of(&response))
+        }
+        other => Err(mismatched(&other)),
+    }
+}
+
+pub(super) async fn compact(api: &Api, request: CompactionRequest) -> Result<Reply, Status> {
+    let request =
+        InternalRaftRequest { compaction: Some(request), ..InternalRaftRequest::default() };
+    match api.propose(request).await? {
+        Response::Compaction(mut response) => {
+            api.fill(&mut response.header);
+            Ok(Reply::of(&response))
+        }
+        other => Err(mismatched(&other)),
+    }
+}

@@ -1,0 +1,113 @@
+//! Leases.
+
+use std::sync::Arc;
+
+use base::LeaseId;
+use node::requests::Rejected;
+use node::requests::lease::{self, KeepAlive};
+use proto::etcdserverpb::{
+    InternalRaftRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+};
+use store::Response;
+use store::quota::LEASE_COST;
+use tokio::sync::oneshot;
+
+use super::kv::mismatched;
+use super::reply::Reply;
+use super::status::Status;
+use super::stream::Stream;
+use super::wire::{self, Messages};
+use crate::api::Api;
+
+pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
+    api.check_quota(LEASE_COST).await?;
+    lease::choose_id(&mut request, &api.lease_ids);
+    let request =
+        InternalRaftRequest { lease_grant: Some(request), ..InternalRaftRequest::default() };
+    match api.propose(request).await? {
+        Response::LeaseGrant(mut response) => {
+            api.metrics.leases_granted.increment();
+            api.fill(&mut response.header);
+            Ok(Reply::of(&response))
+        }
+        other => Err(mismatched(&other)),
+    }
+}
+
+pub(super) async fn revoke(api: &Api, request: LeaseRevokeRequest) -> Result<Reply, Status> {
+    let request =
+        InternalRaftRequest { lease_revoke: Some(request), ..InternalRaftRequest::default() };
+    match api.propose(request).await? {
+        Response::LeaseRevoke(mut response) => {
+            api.metrics.leases_revoked.increment();
+            api.fill(&mut response.header);
+            Ok(Reply::of(&response))
+        }
+        other => Err(mismatched(&other)),
+    }
+}
+
+pub(super) async fn time_to_live(
+    api: &Api,
+    request: &LeaseTimeToLiveRequest,
+) -> Result<Reply, Status> {
+    // A lease that was granted just now must be found.
+    api.read_index().await?;
+    let header = Some(api.header());
+    let told = lease::time_to_live(api.store.lessor(), request, api.now());
+    Ok(Reply::of(&LeaseTimeToLiveResponse { header, ..told }))
+}
+
+pub(super) fn leases(api: &Api, _: &LeaseLeasesRequest) -> Result<Reply, Status> {
+    let header = Some(api.header());
+    Ok(Reply::of(&LeaseLeasesResponse { header, ..lease::leases(api.store.lessor()) }))
+}
+
+pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> Result<(), Status> {
+    let api = Arc::clone(&stream.call.api);
+    loop {
+        let request = tokio::select! {
+            biased;
+            status = stream.interrupted() => return Err(status),
+            request = requests.next() => request?,
+        };
+        let Some(message) = request else { return Ok(()) };
+        stream.call.received(message.len());
+        let request: LeaseKeepAliveRequest = wire::decode(message)?;
+        // Before the renewal, so that a lease seen alive at a revision was alive at it.
+        let header = Some(api.header());
+        let renewed = tokio::select! {
+            biased;
+            renewed = renew(&api, LeaseId(request.id)) => renewed?,
+            status = stream.interrupted() => return Err(status),
+        };
+        stream.message(&LeaseKeepAliveResponse { header, ..renewed }).await?;
+    }
+}
+
+async fn renew(api: &Api, id: LeaseId) -> Result<LeaseKeepAliveResponse, Status> {
+    let lessor = api.store.lessor();
+    if !lessor.exists(id) {
+        // It may be granted and not applied yet.
+        api.read_index().await?;
+    }
+    if let KeepAlive::Answer(renewed) = lease::keep_alive(lessor, id, api.now())? {
+        if renewed.ttl > 0 {
+            api.metrics.leases_renewed.increment();
+        }
+        return Ok(renewed);
+    }
+    let (gone, wait) = oneshot::channel();
+    // A client that does not wait any more is not told.
+    if !lessor.when_removed(id, move || {
+        let _ = gone.send(());
+    }) {
+        return Err(Rejected::TooManyRequests.into());
+    }
+    match tokio::time::timeout(api.options.request_timeout, wait).await {
+        Ok(_) => Ok(LeaseKeepAliveResponse { id: id.get(), ..LeaseKeepAliveResponse::default() }),
+        Err(_) => Err(Rejected::Timeout.into()),
+    }
+}

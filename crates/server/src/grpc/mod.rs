@@ -1,0 +1,226 @@
+//! Serves etcd's gRPC API.
+//!
+//! ```text
+//!  request ─► early (headers) ─► Method ─► wire::Messages ─► Call::open (checks of every call)
+//!                                                               │
+//!  response ◄── Body ◄── Reply (framed once) ◄── kv, lease, … ◄─┘
+//! ```
+//!
+//! The frames are made here, on hyper, and not by a gRPC library: etcd's clients match on texts
+//! and codes that such a library chooses itself, long answers leave in bounded pieces without a
+//! second copy, and a put costs no more than HTTP/2 does.
+//!
+//! *Invariants.* A handler decodes, asks, encodes; whatever a request means is decided in
+//! `node::requests` and `store`.
+//!
+//! *Contract.* `server/etcdserver/api/v3rpc` of etcd v3.7.1, and grpc-go v1.82 under it.
+
+mod auth;
+mod body;
+mod call;
+mod cluster;
+mod early;
+mod health;
+mod kv;
+mod lease;
+mod maintenance;
+pub(crate) mod method;
+mod range;
+mod reply;
+mod snapshot;
+mod status;
+mod stream;
+mod txn;
+mod watch;
+pub(crate) mod wire;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use net::PeerAddress;
+use node::requests::{Code, Rejected};
+
+use crate::api::Api;
+pub(crate) use body::Body;
+use call::Call;
+use method::{Kind, Method};
+use reply::Reply;
+use status::Status;
+use stream::Stream;
+use wire::{Encoding, Messages};
+
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// Answers one HTTP/2 request.
+pub(crate) async fn serve(
+    api: Arc<Api>,
+    peer: PeerAddress,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let timeout = match early::check(&head) {
+        Ok(timeout) => timeout,
+        Err(refusal) => return *refusal,
+    };
+    let Some(method) = Method::find(head.uri.path()) else {
+        let text = method::unknown(head.uri.path());
+        return failure(&Status::new(Code::Unimplemented, text));
+    };
+    let encoding = match Encoding::of(head.headers.get(GRPC_ENCODING)) {
+        Ok(encoding) => encoding,
+        Err(status) => return failure(&status),
+    };
+    let messages = Messages::new(body, encoding, api.options.receive_bytes_max);
+    let call = Call::new(api, method, peer, head.headers);
+    let answer = async {
+        match method.info().kind {
+            Kind::Unary => unary(call, messages, encoding).await,
+            _ => streaming(call, messages, encoding).await,
+        }
+    };
+    match timeout {
+        None => answer.await,
+        Some(timeout) => tokio::time::timeout(timeout, answer)
+            .await
+            .unwrap_or_else(|_| failure(&Rejected::DeadlineExceeded.into())),
+    }
+}
+
+async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+    let began = Instant::now();
+    let answer = match messages.only().await {
+        Ok(message) => {
+            call.received(message.len());
+            answer(&mut call, message).await
+        }
+        Err(status) => Err(status),
+    };
+    let took = began.elapsed();
+    if took > call.api.options.warning_duration {
+        call.log_slow(took);
+    }
+    match answer {
+        Ok(reply) => {
+            call.sent(reply.len());
+            call.finish(0);
+            success(reply.into_body(encoding), encoding)
+        }
+        Err(status) => {
+            call.finish(status.number());
+            failure(&status)
+        }
+    }
+}
+
+/// The answer to a unary request.
+async fn answer(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
+    let api = Arc::clone(&call.api);
+    match call.method {
+        Method::Range => {
+            let request = call.open_if(message, range::is_for_learners)?;
+            range::range(&api, &request).await
+        }
+        Method::Put => kv::put(&api, call.open(message)?).await,
+        Method::DeleteRange => kv::delete_range(&api, call.open(message)?).await,
+        Method::Txn => {
+            txn::check_depth(&message)?;
+            txn::txn(&api, call.open(message)?).await
+        }
+        Method::Compact => kv::compact(&api, call.open(message)?).await,
+        Method::LeaseGrant => lease::grant(&api, call.open(message)?).await,
+        Method::LeaseRevoke => lease::revoke(&api, call.open(message)?).await,
+        Method::LeaseTimeToLive => lease::time_to_live(&api, &call.open(message)?).await,
+        Method::LeaseLeases => lease::leases(&api, &call.open(message)?),
+        Method::MemberAdd => cluster::add(&api, &call.open(message)?),
+        Method::MemberRemove => cluster::remove(&api, &call.open(message)?),
+        Method::MemberUpdate => cluster::update(&api, &call.open(message)?),
+        Method::MemberList => cluster::list(&api, &call.open(message)?).await,
+        Method::MemberPromote => cluster::promote(&api, &call.open(message)?),
+        Method::Alarm => maintenance::alarm(&api, call.open(message)?).await,
+        Method::Status => {
+            let request = call.open_if(message, |_| true)?;
+            Ok(maintenance::status(&api, &request))
+        }
+        Method::Defragment => maintenance::defragment(&api, &call.open(message)?).await,
+        Method::Hash => maintenance::hash(&api, &call.open(message)?).await,
+        Method::HashKv => maintenance::hash_kv(&api, &call.open(message)?).await,
+        Method::MoveLeader => maintenance::move_leader(&api, &call.open(message)?),
+        Method::Downgrade => maintenance::downgrade(&api, &call.open(message)?).await,
+        Method::HealthCheck => health::check(&call.open(message)?),
+        Method::HealthList => health::list(&call.open(message)?),
+        _ => auth::answer(call, message),
+    }
+}
+
+/// Begins a stream of answers; it goes on in a task of its own, on the same thread.
+async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+    let method = call.method;
+    if let Err(status) = call.check(method == Method::Snapshot) {
+        call.finish(status.number());
+        return failure(&status);
+    }
+    // A stream that is asked for with one message is refused before it begins.
+    let request = match method.info().kind {
+        Kind::ServerStream => match messages.only().await {
+            Ok(message) => {
+                call.received(message.len());
+                message
+            }
+            Err(status) => {
+                call.finish(status.number());
+                return failure(&status);
+            }
+        },
+        _ => Bytes::new(),
+    };
+    let (mut stream, items) = Stream::new(call, encoding);
+    tokio::spawn(async move {
+        let ended = match method {
+            Method::Watch => watch::run(&mut stream, messages).await,
+            Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,
+            Method::RangeStream => range::stream(&mut stream, request).await,
+            Method::Snapshot => snapshot::send(&mut stream, request).await,
+            _ => health::watch(&mut stream, request).await,
+        };
+        stream.end(ended).await;
+    });
+    success(Body::Stream(items), encoding)
+}
+
+fn headers(encoding: Encoding) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    if encoding == Encoding::Gzip {
+        headers.insert(GRPC_ENCODING, GZIP);
+    }
+    headers
+}
+
+fn success(body: Body, encoding: Encoding) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.headers_mut() = headers(encoding);
+    response
+}
+
+/// A call that fails before its first message: headers alone.
+fn failure(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.headers_mut() = headers(Encoding::Identity);
+    status.put(response.headers_mut());
+    response
+}
+
+/// Waits for work that occupies a thread: it goes to the lane's pool, so that other connections
+/// of the lane do not wait with it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let done: Result<T, _> = tokio::task::spawn_blocking(work).await;
+    // Only a stop of the process takes the work away; a panic has ended the process.
+    done.map_err(|_| Rejected::Stopped.into())
+}

@@ -1,0 +1,70 @@
+//! Transactions.
+
+use base::limits::TXN_DEPTH_MAX;
+use node::requests::Rejected;
+use node::requests::check::{check_txn, is_read_only, is_serializable};
+use proto::etcdserverpb::response_op::Response as Op;
+use proto::etcdserverpb::{InternalRaftRequest, ResponseOp, TxnRequest, TxnResponse};
+use store::quota::txn_cost;
+use store::{Response, read_txn};
+
+use super::kv::mismatched;
+use super::reply::Reply;
+use super::status::Status;
+use crate::api::Api;
+use crate::metrics::Metrics;
+
+/// Refuses what nests so deep that it could not be decoded; it has too many operations, too.
+pub(super) fn check_depth(encoded: &[u8]) -> Result<(), Status> {
+    proto::check_nesting(encoded, TXN_DEPTH_MAX).map_err(|_| Rejected::TooManyOps.into())
+}
+
+pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
+    api.check_quota(txn_cost(&request)).await?;
+    check_txn(&request, api.options.txn_ops_max)?;
+    let mut response = if is_read_only(&request) {
+        read(api, &request).await?
+    } else {
+        let request = InternalRaftRequest { txn: Some(request), ..InternalRaftRequest::default() };
+        match api.propose(request).await? {
+            Response::Txn(response) => response,
+            other => return Err(mismatched(&other)),
+        }
+    };
+    count(&api.metrics, &response);
+    api.fill(&mut response.header);
+    Ok(Reply::of(&response))
+}
+
+async fn read(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {
+    if !is_serializable(request) {
+        api.read_index().await?;
+    }
+    super::range::with_newest_view(api, |view| read_txn(view, request))
+}
+
+/// Counts the operations of the branch that was taken.
+fn count(metrics: &Metrics, response: &TxnResponse) {
+    let mut operations = 0;
+    count_ops(metrics, &response.responses, &mut operations);
+    if operations > 1 {
+        metrics.txns.increment();
+    }
+}
+
+fn count_ops(metrics: &Metrics, responses: &[ResponseOp], operations: &mut u64) {
+    for op in responses {
+        let counter = match &op.response {
+            Some(Op::ResponsePut(_)) => &metrics.puts,
+            Some(Op::ResponseRange(_)) => &metrics.ranges,
+            Some(Op::ResponseDeleteRange(_)) => &metrics.deletes,
+            Some(Op::ResponseTxn(nested)) => {
+                count_ops(metrics, &nested.responses, operations);
+                continue;
+            }
+            None => continue,
+        };
+        counter.increment();
+        *operations += 1;
+    }
+}

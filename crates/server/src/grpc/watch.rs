@@ -1,0 +1,115 @@
+//! The watch stream: feeds requests to a session, and its responses to the connection.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use node::requests::Rejected;
+use node::requests::watch::{Response, Session};
+use store::ReadError;
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use super::status::Status;
+use super::stream::Stream;
+use super::wire::{self, Messages, PREFIX};
+use crate::metrics::Metrics;
+
+/// Counts a stream and its watchers while they live.
+struct Gauge {
+    metrics: Arc<Metrics>,
+    watchers: u64,
+}
+
+impl Gauge {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.watch_streams.increment();
+        Self { metrics: Arc::clone(metrics), watchers: 0 }
+    }
+
+    fn set(&mut self, watchers: usize) {
+        let watchers = watchers as u64;
+        self.metrics.watchers.add(watchers.saturating_sub(self.watchers));
+        self.metrics.watchers_ended.add(self.watchers.saturating_sub(watchers));
+        self.watchers = watchers;
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.set(0);
+        self.metrics.watch_streams_ended.increment();
+    }
+}
+
+/// What the stream waits for.
+enum Next {
+    Request(Option<bytes::Bytes>),
+    Responses(Vec<Response>),
+    Tick,
+}
+
+pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(), Status> {
+    let api = Arc::clone(&stream.call.api);
+    let mut session = Session::new(Arc::clone(&api.store), api.options.watch, &mut api.rng());
+    let period = session.progress_interval();
+    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut gauge = Gauge::new(&api.metrics);
+    let mut is_open = true;
+    loop {
+        let responses = poll_fn(|context| {
+            let polled = session.poll(context.waker());
+            let responses = session.take_responses();
+            match polled {
+                Err(error) => Poll::Ready(Err(error)),
+                Ok(more) if more || !responses.is_empty() => Poll::Ready(Ok(responses)),
+                Ok(_) => Poll::Pending,
+            }
+        });
+        let next = tokio::select! {
+            biased;
+            status = stream.interrupted() => return Err(canceled(status)),
+            responses = responses => Next::Responses(responses.map_err(damaged)?),
+            request = requests.next(), if is_open => Next::Request(request.map_err(canceled)?),
+            _ = ticks.tick() => Next::Tick,
+        };
+        match next {
+            Next::Request(None) => is_open = false,
+            Next::Request(Some(message)) => {
+                stream.call.received(message.len());
+                session.handle(wire::decode(message)?);
+                gauge.set(session.watchers());
+            }
+            Next::Tick => session.tick(),
+            Next::Responses(responses) => {
+                for response in &responses {
+                    send(stream, response).await.map_err(canceled)?;
+                }
+                stream.flush().await.map_err(canceled)?;
+                gauge.set(session.watchers());
+                // A watcher that catches up must not keep the lane for itself.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+async fn send(stream: &mut Stream, response: &Response) -> Result<(), Status> {
+    let api = &stream.call.api;
+    let header = (api.member.cluster_id(), stream.member(), api.member.status().term);
+    let length = response.encoded_len(header);
+    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+    wire::put_prefix(&mut bytes, 0, length);
+    response.encode(header, &mut bytes);
+    stream.push(bytes.freeze()).await
+}
+
+/// A client that is gone is told, if it still listens, in etcd's words for this stream.
+fn canceled(status: Status) -> Status {
+    if status == Rejected::Canceled.into() { Rejected::WatchCanceled.into() } else { status }
+}
+
+fn damaged(error: ReadError) -> Status {
+    error.into()
+}

@@ -1,0 +1,252 @@
+//! gRPC's frames: five bytes in front of every message.
+//!
+//! ```text
+//!  flag (1: compressed) | length, 4 bytes big endian | message
+//! ```
+//!
+//! *Invariants.* A length above the limit is refused before its bytes are waited for; what
+//! decompresses to more than the limit is refused at the limit.
+//!
+//! *Contract.* `rpc_util.go` of grpc-go v1.82: codes and texts.
+
+use std::io::{Read, Write};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use node::requests::{Code, Rejected};
+use prost::Message;
+
+use super::status::Status;
+
+/// Bytes in front of a message.
+pub(crate) const PREFIX: usize = 5;
+
+/// The shortest beginning of a gzip stream.
+const GZIP_HEADER: usize = 10;
+
+/// How messages of a call are compressed, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// Reads `grpc-encoding`.
+    pub(crate) fn of(header: Option<&http::HeaderValue>) -> Result<Self, Status> {
+        match header.map(http::HeaderValue::as_bytes) {
+            None | Some(b"" | b"identity") => Ok(Self::Identity),
+            Some(b"gzip") => Ok(Self::Gzip),
+            Some(other) => {
+                let name = String::from_utf8_lossy(other);
+                let text =
+                    format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
+                Err(Status::new(Code::Unimplemented, text))
+            }
+        }
+    }
+}
+
+/// The messages that a client sends in one call.
+pub(crate) struct Messages {
+    body: Incoming,
+    encoding: Encoding,
+    bytes_max: usize,
+    /// Received and not yet consumed: either here, or gathered from several frames.
+    rest: Bytes,
+    gathered: BytesMut,
+}
+
+impl Messages {
+    /// Reads messages of at most `bytes_max`.
+    pub(crate) fn new(body: Incoming, encoding: Encoding, bytes_max: usize) -> Self {
+        Self { body, encoding, bytes_max, rest: Bytes::new(), gathered: BytesMut::new() }
+    }
+
+    /// The next message; `None` when the client has sent its last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        if !self.fill(PREFIX).await? {
+            return match self.rest.is_empty() && self.gathered.is_empty() {
+                true => Ok(None),
+                false => Err(Status::new(Code::Internal, "unexpected EOF")),
+            };
+        }
+        let flag = self.rest[0];
+        let length = u32::from_be_bytes([self.rest[1], self.rest[2], self.rest[3], self.rest[4]]);
+        let length = length as usize;
+        if length > self.bytes_max {
+            let max = self.bytes_max;
+            let text = format!("grpc: received message larger than max ({length} vs. {max})");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        if !self.fill(PREFIX + length).await? {
+            return Err(Status::new(Code::Internal, "unexpected EOF"));
+        }
+        self.rest.advance(PREFIX);
+        let message = self.rest.split_to(length);
+        match (flag, self.encoding) {
+            (0, _) => Ok(Some(message)),
+            (1, Encoding::Gzip) => decompress(&message, self.bytes_max).map(Some),
+            (1, Encoding::Identity) => Err(Status::new(
+                Code::Internal,
+                "grpc: compressed flag set with identity or empty encoding",
+            )),
+            (other, _) => Err(Status::new(
+                Code::Internal,
+                format!("grpc: received unexpected payload format {other}"),
+            )),
+        }
+    }
+
+    /// The message of a call that has one.
+    pub(crate) async fn only(&mut self) -> Result<Bytes, Status> {
+        let missing = || Status::new(Code::Internal, "EOF");
+        self.next().await?.ok_or_else(missing)
+    }
+
+    /// Receives until `rest` has at least `wanted` bytes. False when the client ended before.
+    /// May be dropped while it waits: nothing that was received is lost.
+    async fn fill(&mut self, wanted: usize) -> Result<bool, Status> {
+        loop {
+            if self.rest.len() >= wanted {
+                return Ok(true);
+            }
+            if self.gathered.len() >= wanted {
+                self.rest = std::mem::take(&mut self.gathered).freeze();
+                return Ok(true);
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Ok(false);
+            };
+            // The client reset the stream or the connection is gone.
+            let frame = frame.map_err(|_| Status::from(Rejected::Canceled))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if self.rest.is_empty() && self.gathered.is_empty() {
+                // Most messages come whole: then nothing is copied.
+                self.rest = data;
+                continue;
+            }
+            if self.gathered.is_empty() {
+                self.gathered.reserve(wanted.max(self.rest.len() + data.len()));
+                self.gathered.extend_from_slice(&std::mem::take(&mut self.rest));
+            }
+            self.gathered.extend_from_slice(&data);
+        }
+    }
+}
+
+fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
+    let mut decoder = GzDecoder::new(compressed);
+    if decoder.header().is_none() {
+        let reason = match compressed.len() {
+            0 => "EOF",
+            1..GZIP_HEADER => "unexpected EOF",
+            _ => "gzip: invalid header",
+        };
+        let text = format!("grpc: failed to decompress the message: {reason}");
+        return Err(Status::new(Code::Internal, text));
+    }
+    let mut plain = Vec::new();
+    let limit = bytes_max as u64 + 1;
+    (&mut decoder).take(limit).read_to_end(&mut plain).map_err(|error| {
+        Status::new(Code::Internal, format!("grpc: failed to read decompressed data: {error}"))
+    })?;
+    if plain.len() > bytes_max {
+        let text =
+            format!("grpc: received message after decompression larger than max {bytes_max}");
+        return Err(Status::new(Code::ResourceExhausted, text));
+    }
+    Ok(plain.into())
+}
+
+/// Decodes a request; etcd's text when it cannot be.
+pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
+    M::decode(bytes).map_err(|_| unparseable())
+}
+
+/// What is said of bytes that are no message.
+pub(crate) fn unparseable() -> Status {
+    Status::new(
+        Code::Internal,
+        "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+    )
+}
+
+/// A message with its prefix, in one allocation.
+pub(crate) fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+    put_prefix(&mut bytes, 0, length);
+    message.encode_raw(&mut bytes);
+    bytes.freeze()
+}
+
+/// Writes what stands before a message.
+pub(crate) fn put_prefix(buffer: &mut impl BufMut, flag: u8, length: usize) {
+    buffer.put_u8(flag);
+    // Answers are bounded far below 4 GiB; see `reply::ANSWER_BYTES_MAX`.
+    buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+/// A framed message, compressed: `pieces` begin with the prefix.
+pub(crate) fn compress<'a>(pieces: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    let mut encoder = GzEncoder::new(vec![0; PREFIX], Compression::fast());
+    let mut skip = PREFIX;
+    for piece in pieces {
+        let skipped = skip.min(piece.len());
+        skip -= skipped;
+        // Writing to memory cannot fail.
+        drop(encoder.write_all(&piece[skipped..]));
+    }
+    let mut bytes = encoder.finish().unwrap_or_default();
+    let length = bytes.len() - PREFIX;
+    put_prefix(&mut &mut bytes[..PREFIX], 1, length);
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::etcdserverpb::PutRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_is_prefix_and_message() {
+        let put = PutRequest { key: "k".into(), ..PutRequest::default() };
+        assert_eq!(frame(&put)[..], [0, 0, 0, 0, 3, 0x0a, 1, b'k']);
+    }
+
+    #[test]
+    fn gzip_goes_both_ways_and_is_bounded() {
+        let put = PutRequest { value: vec![7; 10_000].into(), ..PutRequest::default() };
+        let framed = frame(&put);
+        let (head, tail) = (framed.slice(..3), framed.slice(3..));
+        let compressed = compress([head, tail].iter());
+        assert_eq!(compressed[0], 1);
+        let plain = decompress(&compressed[PREFIX..], 20_000).expect("valid");
+        assert_eq!(plain, framed[PREFIX..]);
+        let refused = decompress(&compressed[PREFIX..], 100).expect_err("too large");
+        assert_eq!(
+            refused.message,
+            "grpc: received message after decompression larger than max 100"
+        );
+        let refused = decompress(&[1, 2, 3], 100).expect_err("garbage");
+        assert_eq!(refused.message, "grpc: failed to decompress the message: unexpected EOF");
+    }
+
+    #[test]
+    fn encodings_are_known_or_refused_by_name() {
+        let value = |text: &'static str| http::HeaderValue::from_static(text);
+        assert_eq!(Encoding::of(None), Ok(Encoding::Identity));
+        assert_eq!(Encoding::of(Some(&value("gzip"))), Ok(Encoding::Gzip));
+        let refused = Encoding::of(Some(&value("deflate"))).expect_err("unknown");
+        assert_eq!(
+            refused.message,
+            "grpc: Decompressor is not installed for grpc-encoding \"deflate\""
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Serves plain HTTP on the client, metrics and peer ports.
+//!
+//! *Absent.* The JSON gateway (`/v3/`) and profiles: not found, as when they are switched off.
+//!
+//! *Contract.* `server/etcdserver/api/etcdhttp` and `server/embed/serve.go` of etcd v3.7.1.
+
+mod access;
+mod answer;
+mod health;
+mod peer;
+mod query;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Response, header};
+use hyper::Request;
+use hyper::body::Incoming;
+
+use crate::api::{Api, VERSION};
+use crate::grpc::Body;
+use crate::metrics;
+pub(crate) use access::Access;
+pub(crate) use peer::serve as serve_peer;
+use query::Query;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const METRICS: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+
+/// What is there on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Everything: `--listen-client-urls`, `--listen-client-http-urls`.
+    Client,
+    /// Metrics and health: `--listen-metrics-urls`.
+    Metrics,
+}
+
+/// Answers one HTTP request of a client.
+pub(crate) async fn serve(
+    api: Arc<Api>,
+    access: Arc<Access>,
+    offer: Offer,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    if offer == Offer::Metrics {
+        return route(&api, offer, &request).await;
+    }
+    if let Some(refusal) = access.refuse(request.headers(), request.uri()) {
+        return refusal;
+    }
+    let mut response = match *request.method() {
+        Method::OPTIONS => Response::new(Body::Empty),
+        _ => route(&api, offer, &request).await,
+    };
+    access.allow(request.headers(), response.headers_mut());
+    response
+}
+
+async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
+    let get_only = request.method() != Method::GET;
+    let query = Query::of(request.uri().query());
+    match path {
+        "/metrics" => answer::with_type(METRICS, metrics::render(api)),
+        "/health" if get_only => answer::method_not_allowed("GET"),
+        "/health" => health::health(api, &query).await,
+        _ if health::is_check(path) && get_only => answer::method_not_allowed("GET"),
+        _ if health::is_check(path) => health::check(api, path, &query).await,
+        "/version" | "/debug/vars" if offer == Offer::Metrics => answer::not_found(),
+        "/version" | "/debug/vars" if get_only => answer::method_not_allowed("GET"),
+        "/version" => version(api),
+        "/debug/vars" => variables(api),
+        _ => answer::not_found(),
+    }
+}
+
+/// `/version`, on the client and the peer port.
+fn version(api: &Api) -> Response<Body> {
+    let cluster = api.store.cluster_version().unwrap_or_else(|| "not_decided".to_owned());
+    let storage = api.store.storage_version().unwrap_or_else(|| "unknown".to_owned());
+    let text = format!(
+        "{{\"etcdserver\":\"{VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+    );
+    answer::with_type(JSON, text)
+}
+
+/// `/debug/vars`, in the layout of Go's `expvar`.
+fn variables(api: &Api) -> Response<Body> {
+    let status = api.member.status();
+    let arguments: Vec<String> = std::env::args().collect();
+    let raft = serde_json::json!({
+        "id": api.member.id().to_string(),
+        "term": status.term.get(),
+        "commit": status.committed.get(),
+        "applied": status.applied.get(),
+        "lead": status.leader.to_string(),
+    });
+    let limit = metrics::process::Process::now().files_max;
+    let text = format!(
+        "{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {limit},\n\"raft.status\": {raft}\n}}\n",
+        serde_json::json!(arguments)
+    );
+    answer::with_type(JSON_UTF8, text)
+}
+
+/// A header's value as text; nothing when it is absent or no text.
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}

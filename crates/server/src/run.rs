@@ -1,0 +1,331 @@
+//! Brings a member up, serves until a signal or a fatal error, and takes it down in order.
+//!
+//! ```text
+//!  flags ─► data directory ─► listeners bound ─► Member::start ─► peer port served
+//!        ─► published ─► client ports served ─► ready ─► … ─► signal ─► streams ended
+//!        ─► connections closed ─► Member::stop ─► the signal's default end
+//! ```
+//!
+//! *Invariants.* 1. A client's connection is accepted only when the member can answer. 2. After a
+//! fatal error nothing is written any more: one line, exit code 1.
+//!
+//! *Contract.* `server/etcdmain/etcd.go` and `server/embed/etcd.go` of etcd v3.7.1.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Clock;
+use net::{Gate, Lanes, Listener};
+use node::requests::compactor::Compactor;
+use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
+use storage::datadir::DataDir;
+use storage::disk::{Disk, Real};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{Api, Options, Phase};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::connection::{Port, Service};
+use crate::log::{self, Level};
+use crate::member::Member;
+use crate::metrics::Metrics;
+use crate::observer::Watcher;
+use crate::{notify, plan};
+
+/// How long open requests have at the end.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Polls without a leader after which streams that want one are ended.
+const LEADERLESS_POLLS: u32 = 3;
+
+/// Why the process ends.
+enum End {
+    Signal(i32),
+    Fatal(String),
+}
+
+/// A bound port and what it speaks.
+struct Bound {
+    listener: Listener,
+    port: Port,
+}
+
+/// Runs a member with this configuration until its end.
+pub(crate) fn run(mut config: Config) -> ExitCode {
+    if let Some(level) = Level::parse(&config.log_level)
+        && let Err(error) = log::configure(level, &config.log_outputs)
+    {
+        return fail(&format!("cannot open --log-outputs: {error}"));
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    log::info("Running: ").field("args", &arguments).emit();
+    if config.derive() {
+        log::warn("'data-dir' was empty; using default").field("data-dir", &config.data_dir).emit();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.to_string()),
+    };
+    match runtime.block_on(serve(&config)) {
+        Ok(End::Signal(number)) => end_by_signal(number),
+        Ok(End::Fatal(line)) => {
+            log::fatal("the member cannot go on").field("error", &line).emit();
+            ExitCode::FAILURE
+        }
+        Err(reason) => fail(&reason),
+    }
+}
+
+/// The end of a start that failed. etcd gives this message to all of them.
+fn fail(reason: &str) -> ExitCode {
+    log::fatal("discovery failed").field("error", reason).emit();
+    ExitCode::FAILURE
+}
+
+/// Ends as a process that never handled the signal; a container's first process cannot.
+fn end_by_signal(number: i32) -> ExitCode {
+    log::flush();
+    if std::process::id() != 1 {
+        // Returns only when the signal cannot end us.
+        drop(signal_hook::low_level::emulate_default_handler(number));
+    }
+    ExitCode::SUCCESS
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> (i32, &'static str) {
+        tokio::select! {
+            _ = self.terminate.recv() => (SignalKind::terminate().as_raw_value(), "terminated"),
+            _ = self.interrupt.recv() => (SignalKind::interrupt().as_raw_value(), "interrupt"),
+        }
+    }
+}
+
+async fn serve(config: &Config) -> Result<End, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let mut signals = Signals::new().map_err(|error| text(&error))?;
+    let directory = DataDir::new(&config.data_dir);
+    plan::check_directory(&config.data_dir)?;
+    let disk: Arc<dyn Disk> = Arc::new(Real);
+    let retention = config.retention()?;
+    let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
+    let bound = bind(config)?;
+    let is_initialized = plan::is_initialized(&*disk, &directory)?;
+    plan::log_start(config, &directory, is_initialized);
+    let plan = plan::member(config, directory, is_initialized)?;
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let metrics = Arc::new(Metrics::default());
+    let slow_apply = config.warning_apply_duration;
+    let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
+    let member = Member::start(plan, disk, Arc::clone(&clock), observer)
+        .map_err(|error| error.to_string())?;
+    log::info("starting etcd server")
+        .text("local-member-id", &member.id())
+        .field("local-server-version", crate::api::VERSION)
+        .text("cluster-id", &member.cluster_id())
+        .field("cluster-version", &member.store().cluster_version())
+        .emit();
+
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let (leaderless, lost) = watch::channel(0);
+    let options = Options::of(config);
+    let election = options.election_timeout;
+    let api = Arc::new(Api::new(member.clone(), clock, metrics, options, lost, phases));
+    let service = Arc::new(Service::new(Arc::clone(&api), config));
+    let lanes = Arc::new(Lanes::start(plan::lanes()).map_err(|error| text(&error))?);
+    tokio::spawn(watch_leader(member.clone(), leaderless, election));
+
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let (failed, mut failures) = mpsc::channel::<String>(1);
+    let front = Front { service, lanes: Arc::clone(&lanes), gate, open, failed };
+    let (peers, clients): (Vec<_>, Vec<_>) =
+        bound.into_iter().partition(|bound| matches!(bound.port, Port::Peer | Port::Metrics));
+    for bound in peers {
+        log::info("serving peer traffic").field("address", bound.listener.address()).emit();
+        front.accept(bound);
+    }
+    let begun = tokio::select! {
+        () = member.published() => None,
+        line = member.fatal() => Some(End::Fatal(line)),
+        (number, name) = signals.next() => Some(signalled(number, name)),
+    };
+    let end = match begun {
+        Some(end) => end,
+        None => {
+            plan::log_published(config, &member);
+            log::info("ready to serve client requests").emit();
+            for bound in clients {
+                plan::log_serving(&bound.listener, bound.port);
+                front.accept(bound);
+            }
+            notify::ready();
+            if let Some(retention) = retention {
+                let now = api.now();
+                let compactor = Compactor::new(retention, now, api.store.revision());
+                tokio::spawn(compact(Arc::clone(&api), compactor));
+            }
+            tokio::select! {
+                line = member.fatal() => End::Fatal(line),
+                Some(line) = failures.recv() => End::Fatal(line),
+                (number, name) = signals.next() => signalled(number, name),
+            }
+        }
+    };
+    drop(front);
+    if let End::Signal(_) = end {
+        plan::log_closing(config, "closing etcd server");
+        tokio::select! {
+            () = stop(&phase, &mut all_closed, &member) => {
+                plan::log_closing(config, "closed etcd server");
+            }
+            (number, _) = signals.next() => return Ok(End::Signal(number)),
+        }
+    }
+    Ok(end)
+}
+
+fn signalled(number: i32, name: &str) -> End {
+    log::info("received signal; shutting down").field("signal", name).emit();
+    End::Signal(number)
+}
+
+/// Ends streams, lets requests end, closes the member's files.
+async fn stop(phase: &watch::Sender<Phase>, all_closed: &mut mpsc::Receiver<()>, member: &Member) {
+    phase.send_replace(Phase::Stopping);
+    // Nothing is ever sent: the channel closes with the last connection.
+    let drained = tokio::time::timeout(DRAIN_MAX, all_closed.recv()).await;
+    if drained.is_err() {
+        log::warn("connections are cut off: their requests did not end in time").emit();
+    }
+    member.stop().await;
+}
+
+fn bind(config: &Config) -> Result<Vec<Bound>, String> {
+    let clients = if config.listen_client_http_urls.is_empty() { Port::Client } else { Port::Grpc };
+    let asked = [
+        (&config.listen_peer_urls, Port::Peer),
+        (&config.listen_client_urls, clients),
+        (&config.listen_client_http_urls, Port::Http),
+        (&config.listen_metrics_urls, Port::Metrics),
+    ];
+    let twice =
+        config.listen_client_http_urls.iter().find(|url| config.listen_client_urls.contains(url));
+    if let Some(url) = twice {
+        return Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+             {url}"
+        ));
+    }
+    log::info("configuring peer listeners")
+        .texts("listen-peer-urls", &config.listen_peer_urls)
+        .emit();
+    log::info("configuring client listeners")
+        .texts("listen-client-urls", &config.listen_client_urls)
+        .emit();
+    let mut bound = Vec::new();
+    for (urls, port) in asked {
+        for url in urls {
+            let listener = Listener::bind(url).map_err(|error| error.to_string())?;
+            bound.push(Bound { listener, port });
+        }
+    }
+    Ok(bound)
+}
+
+/// Takes connections in.
+struct Front {
+    service: Arc<Service>,
+    lanes: Arc<Lanes>,
+    gate: Gate,
+    open: mpsc::Sender<()>,
+    failed: mpsc::Sender<String>,
+}
+
+impl Front {
+    /// Accepts on this port until the process stops.
+    fn accept(&self, bound: Bound) {
+        let Bound { listener, port } = bound;
+        let (service, lanes) = (Arc::clone(&self.service), Arc::clone(&self.lanes));
+        let (gate, open, failed) = (self.gate.clone(), self.open.clone(), self.failed.clone());
+        let mut phase = service.api.phase.clone();
+        tokio::spawn(async move {
+            loop {
+                let permit = gate.enter().await;
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
+                };
+                let (accepted, peer) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        let address = listener.address();
+                        // Only the first one ends the process.
+                        drop(failed.try_send(format!("accept on {address}: {error}")));
+                        return;
+                    }
+                };
+                let (service, open) = (Arc::clone(&service), open.clone());
+                lanes.next().spawn(async move {
+                    if let Ok(stream) = accepted.register() {
+                        service.serve(stream, peer, port).await;
+                    }
+                    drop((permit, open));
+                });
+            }
+        });
+    }
+}
+
+/// Counts the polls without a leader, and tells streams that want one.
+async fn watch_leader(member: Member, leaderless: watch::Sender<u64>, election: Duration) {
+    let mut polls = 0;
+    loop {
+        tokio::time::sleep(election).await;
+        let has_leader = member.status().leader != base::MemberId::NONE;
+        polls = if has_leader { 0 } else { polls + 1 };
+        if polls >= LEADERLESS_POLLS {
+            leaderless.send_modify(|times| *times += 1);
+        }
+    }
+}
+
+/// Compacts the history as the flags ask, while this member leads.
+async fn compact(api: Arc<Api>, mut compactor: Compactor) {
+    loop {
+        tokio::time::sleep(compactor.interval()).await;
+        if api.member.status().leader != api.member.id() {
+            continue;
+        }
+        let Some(at) = compactor.tick(api.now(), api.store.revision()) else { continue };
+        let compaction = CompactionRequest { revision: at.get(), physical: false };
+        log::info("starting auto compaction").field("revision", &at.get()).emit();
+        let request =
+            InternalRaftRequest { compaction: Some(compaction), ..InternalRaftRequest::default() };
+        match api.propose(request).await {
+            Ok(_) | Err(node::requests::Rejected::Compacted) => {
+                compactor.done(at, api.now());
+                log::info("completed auto compaction").field("revision", &at.get()).emit();
+            }
+            Err(error) => {
+                log::warn("failed auto compaction")
+                    .field("revision", &at.get())
+                    .text("error", &error)
+                    .emit();
+            }
+        }
+    }
+}
