@@ -331,7 +331,7 @@ impl Store {
             return Ok(self.alarm(*alarm));
         }
         if let Some(checkpoint) = &request.lease_checkpoint {
-            self.checkpoint(checkpoint, now);
+            self.checkpoint(checkpoint);
             return Ok(Ok(Response::LeaseCheckpoint));
         }
         Err(fatal(index, unknown(request)))
@@ -396,12 +396,12 @@ impl Store {
         Ok(LeaseRevokeResponse { header: self.header() })
     }
 
-    fn checkpoint(&mut self, request: &LeaseCheckpointRequest, now: Moment) {
+    fn checkpoint(&mut self, request: &LeaseCheckpointRequest) {
         let version = self.shared.membership.read().version().map(Version::pair);
         let persist = version.is_some_and(|version| version >= FIRST_STORED_VERSION);
         for checkpoint in &request.checkpoints {
             let id = LeaseId(checkpoint.id);
-            let row = self.shared.lessor.checkpoint(id, checkpoint.remaining_ttl, now);
+            let row = self.shared.lessor.checkpoint(id, checkpoint.remaining_ttl);
             if let Some(row) = row.filter(|_| persist) {
                 let row = Bytes::from(row.encode_to_vec());
                 self.table().put(schema::LEASE, schema::lease(id), row);

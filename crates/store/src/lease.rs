@@ -27,9 +27,9 @@ use parking_lot::Mutex;
 use proto::leasepb;
 use thiserror::Error;
 
-/// How long an expired lease is left alone after it was handed out to be revoked
-/// (`defaultExpiredleaseRetryInterval` of etcd).
-pub const EXPIRED_RETRY: Duration = Duration::from_secs(3);
+/// How long an expired lease is left alone after it was handed out to be revoked: the time that
+/// etcd, with its default election timeout, gives a request (`ReqTimeout`).
+pub const EXPIRED_RETRY: Duration = Duration::from_secs(7);
 
 /// Callers that may wait for the removal of one lease.
 pub const WAITERS_PER_LEASE_MAX: usize = 10_000;
@@ -204,10 +204,11 @@ impl Lessor {
         true
     }
 
-    /// Attaches a key to a lease. It must be detached from any other one before, and the lease
-    /// must exist: otherwise nothing happens.
+    /// Attaches a key to a lease, and detaches it from any other one. Nothing happens when there
+    /// is no such lease.
     pub fn attach(&self, id: LeaseId, key: Bytes) {
         let mut state = self.state.lock();
+        let state = &mut *state;
         let Some(lease) = state.leases.get_mut(&id) else { return };
         if lease.keys.contains(&key) {
             return;
@@ -215,7 +216,11 @@ impl Lessor {
         // Copied: the key may be a slice of a request with a large value.
         let key = Bytes::copy_from_slice(&key);
         lease.keys.insert(key.clone());
-        state.attached.insert(key, id);
+        if let Some(old) = state.attached.insert(key.clone(), id)
+            && let Some(old) = state.leases.get_mut(&old)
+        {
+            old.keys.remove(&key);
+        }
     }
 
     /// Detaches a key from its lease, if it has one.
@@ -232,19 +237,14 @@ impl Lessor {
         self.state.lock().attached.get(key).copied()
     }
 
-    /// Notes what remains of a lease, so that the next primary does not begin anew. Returns the
-    /// row to store; `None` when there is no such lease.
-    pub fn checkpoint(&self, id: LeaseId, remaining: i64, now: Moment) -> Option<leasepb::Lease> {
+    /// Notes what remains of a lease, so that the next primary does not begin anew; when it
+    /// expires on this one does not change. Returns the row to store; `None` when there is no such
+    /// lease.
+    pub fn checkpoint(&self, id: LeaseId, remaining: i64) -> Option<leasepb::Lease> {
         let mut state = self.state.lock();
-        let is_primary = state.is_primary;
         let lease = state.leases.get_mut(&id)?;
         lease.remaining = remaining;
-        let row = lease.row(id);
-        let expiry = now + lease.lifetime();
-        if is_primary {
-            state.schedule(id, Some(expiry));
-        }
-        Some(row)
+        Some(lease.row(id))
     }
 
     /// Begins the lease's time anew and returns it in seconds.
@@ -263,8 +263,9 @@ impl Lessor {
         Ok(granted)
     }
 
-    /// Calls back once the lease is gone; at once when it is not there. False when too many wait
-    /// already: then nobody is called.
+    /// Calls back once the lease is gone, at once when it is not there, or once this member is no
+    /// longer primary: the caller asks again. False when too many wait already: then nobody is
+    /// called.
     pub fn when_removed(&self, id: LeaseId, waiter: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.state.lock();
         if !state.leases.contains_key(&id) {
@@ -328,11 +329,18 @@ impl Lessor {
 
     /// The member does not lead any more: nothing expires here.
     pub fn demote(&self) {
-        let mut state = self.state.lock();
-        state.is_primary = false;
-        state.queue.clear();
-        for lease in state.leases.values_mut() {
-            (lease.expiry, lease.due) = (None, None);
+        let waiting = {
+            let mut state = self.state.lock();
+            state.is_primary = false;
+            state.queue.clear();
+            for lease in state.leases.values_mut() {
+                (lease.expiry, lease.due) = (None, None);
+            }
+            std::mem::take(&mut state.waiting)
+        };
+        // Another member may renew what they wait to see removed.
+        for waiter in waiting.into_values().flatten() {
+            waiter();
         }
     }
 
@@ -371,7 +379,7 @@ mod tests {
     struct Runner {
         lessor: Lessor,
         now: Moment,
-        removed: Arc<Mutex<Vec<i64>>>,
+        told: Arc<Mutex<Vec<i64>>>,
     }
 
     impl goldenscript::Runner for Runner {
@@ -402,16 +410,15 @@ mod tests {
                 "grant" => writeln!(out, "{:?}", lessor.grant(lease, number()?, self.now))?,
                 "attach" => lessor.attach(lease, value.unwrap_or_default().into()),
                 "detach" => lessor.detach(value.unwrap_or_default().as_bytes()),
-                "remove" => {
-                    lessor.when_removed(lease, {
-                        let removed = Arc::clone(&self.removed);
-                        move || removed.lock().push(id)
-                    });
-                    writeln!(out, "{} {:?}", lessor.remove(lease), self.removed.lock())?;
+                "wait" => {
+                    let told = Arc::clone(&self.told);
+                    lessor.when_removed(lease, move || told.lock().push(id));
                 }
+                "remove" => writeln!(out, "{}", lessor.remove(lease))?,
+                "told" => writeln!(out, "{:?}", std::mem::take(&mut *self.told.lock()))?,
                 "renew" => writeln!(out, "{:?}", lessor.renew(lease, self.now))?,
                 "checkpoint" => {
-                    writeln!(out, "{:?}", lessor.checkpoint(lease, number()?, self.now))?;
+                    writeln!(out, "{:?}", lessor.checkpoint(lease, number()?))?;
                 }
                 "ttl" => writeln!(out, "{:?}", lessor.time_to_live(lease, self.now))?,
                 "leases" => writeln!(out, "{:?}", lessor.leases())?,
@@ -430,7 +437,7 @@ mod tests {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts/lease");
         for script in std::fs::read_dir(scripts).unwrap() {
             let mut runner =
-                Runner { lessor: Lessor::new(2), now: Moment::default(), removed: Arc::default() };
+                Runner { lessor: Lessor::new(2), now: Moment::default(), told: Arc::default() };
             goldenscript::run(&mut runner, script.unwrap().path()).unwrap();
         }
     }

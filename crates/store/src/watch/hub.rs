@@ -7,7 +7,7 @@
 //! 1. `revision` is the newest one that was published; a subscription begins above it.
 //! 2. A group has a member; it stands in `exact` or in `ranges`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::{Revision, WatchId};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::event::{Filter, encode_event};
 use super::intervals::{Interval, Intervals};
-use super::queue::{Batch, Lagging, Queue};
+use super::queue::{Batch, Drained, Lagging, Queue};
 use crate::mvcc::{Change, View};
 
 /// What a watcher watches.
@@ -73,11 +73,10 @@ struct GroupId(u64);
 
 struct Group {
     scope: Scope,
-    subscriptions: BTreeSet<SubscriptionId>,
+    members: BTreeMap<SubscriptionId, Subscription>,
 }
 
 struct Subscription {
-    group: GroupId,
     queue: Arc<Queue>,
     watch: WatchId,
     from: Revision,
@@ -92,7 +91,7 @@ type Variant = (Filter, bool);
 struct State {
     revision: Revision,
     next_id: u64,
-    subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    subscriptions: BTreeMap<SubscriptionId, GroupId>,
     groups: BTreeMap<GroupId, Group>,
     by_scope: BTreeMap<Scope, GroupId>,
     exact: BTreeMap<Bytes, GroupId>,
@@ -155,6 +154,8 @@ impl Hub {
     }
 
     /// Tells the changes of one revision to all who watch them. `view` shows that revision.
+    ///
+    /// Wakers are called from here, so they must do no more than schedule a task.
     pub fn publish(&self, view: &Arc<View>, changes: &[Change]) {
         let Some(revision) = changes.first().map(|change| change.at.main) else { return };
         let mut state = self.state.lock();
@@ -178,8 +179,7 @@ impl Hub {
         let mut lagging = Vec::new();
         for (group, matching) in matching {
             let mut variants: BTreeMap<Variant, Arc<[Bytes]>> = BTreeMap::new();
-            for id in &state.groups[&group].subscriptions {
-                let subscription = &state.subscriptions[id];
+            for (id, subscription) in &state.groups[&group].members {
                 if revision < subscription.from {
                     continue;
                 }
@@ -228,25 +228,28 @@ impl Hub {
             return Err(Behind);
         }
         let id = SubscriptionId(state.fresh_id());
-        let group = state.group(watched.scope());
-        if let Some(group) = state.groups.get_mut(&group) {
-            group.subscriptions.insert(id);
-        }
         let subscription = Subscription {
-            group,
             queue: Arc::clone(queue),
             watch,
             from,
             filter: watched.filter,
             prev_kv: watched.prev_kv,
         };
-        state.subscriptions.insert(id, subscription);
+        let group = state.join(watched.scope(), id, subscription);
+        state.subscriptions.insert(id, group);
         Ok(id)
     }
 
     /// Ends a subscription. False when it had ended.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.state.lock().remove(id).is_some()
+    }
+
+    /// The newest revision whose events are all in the queues of those who watch them, and what
+    /// of them waits in this queue. Both at once: nothing of that revision comes later.
+    pub fn settle(&self, queue: &Queue) -> (Revision, Drained) {
+        let state = self.state.lock();
+        (state.revision, queue.take())
     }
 
     /// How many watchers are subscribed.
@@ -267,9 +270,12 @@ impl State {
         self.next_id
     }
 
-    /// The group of a scope, made when it is not there.
-    fn group(&mut self, scope: Scope) -> GroupId {
-        if let Some(group) = self.by_scope.get(&scope) {
+    /// Adds a member to the group of a scope, which is made when it is not there.
+    fn join(&mut self, scope: Scope, id: SubscriptionId, member: Subscription) -> GroupId {
+        if let Some(group) = self.by_scope.get(&scope)
+            && let Some(there) = self.groups.get_mut(group)
+        {
+            there.members.insert(id, member);
             return *group;
         }
         let group = GroupId(self.fresh_id());
@@ -280,16 +286,16 @@ impl State {
             Scope::Range(interval) => self.ranges.insert(interval.clone(), group),
         }
         self.by_scope.insert(scope.clone(), group);
-        self.groups.insert(group, Group { scope, subscriptions: BTreeSet::new() });
+        self.groups.insert(group, Group { scope, members: BTreeMap::from([(id, member)]) });
         group
     }
 
     fn remove(&mut self, id: SubscriptionId) -> Option<Subscription> {
-        let subscription = self.subscriptions.remove(&id)?;
-        let group = self.groups.get_mut(&subscription.group)?;
-        group.subscriptions.remove(&id);
-        if group.subscriptions.is_empty()
-            && let Some(group) = self.groups.remove(&subscription.group)
+        let at = self.subscriptions.remove(&id)?;
+        let group = self.groups.get_mut(&at)?;
+        let member = group.members.remove(&id);
+        if group.members.is_empty()
+            && let Some(group) = self.groups.remove(&at)
         {
             match &group.scope {
                 Scope::Key(key) => {
@@ -299,6 +305,6 @@ impl State {
             }
             self.by_scope.remove(&group.scope);
         }
-        Some(subscription)
+        member
     }
 }

@@ -60,23 +60,32 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl State {
+    fn take(&mut self) -> Drained {
+        self.bytes = 0;
+        std::mem::take(&mut self.drained)
+    }
+}
+
 /// The queue of one stream.
 #[derive(Default)]
 pub struct Queue(Mutex<State>);
 
 impl Queue {
-    /// Takes everything out. When there is nothing, `waker` is called once there is.
+    /// Takes everything out; `waker` is called once there is something again. That holds even
+    /// when something was taken: it may be of no use to the taker, who then waits on.
     pub fn drain(&self, waker: &Waker) -> Drained {
         let mut state = self.0.lock();
-        let drained = std::mem::take(&mut state.drained);
-        state.bytes = 0;
-        if drained.batches.is_empty() && drained.lagging.is_empty() {
-            match &mut state.waker {
-                Some(old) => old.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+        match &mut state.waker {
+            Some(old) => old.clone_from(waker),
+            none => *none = Some(waker.clone()),
         }
-        drained
+        state.take()
+    }
+
+    /// Takes everything out, and leaves it to the last [`Queue::drain`] who is to be called.
+    pub fn take(&self) -> Drained {
+        self.0.lock().take()
     }
 
     /// Adds a batch, or says that there is no room.
@@ -105,5 +114,66 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
     drop(state);
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::watch::{Filter, Hub, Watched};
+
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn subscription() -> SubscriptionId {
+        let watched = Watched {
+            key: "k".into(),
+            range_end: Bytes::new(),
+            filter: Filter::default(),
+            prev_kv: false,
+        };
+        Hub::new(Revision(1)).subscribe(&Arc::default(), WatchId(0), &watched, Revision(2)).unwrap()
+    }
+
+    fn batch(bytes: usize) -> Batch {
+        Batch {
+            watch: WatchId(0),
+            subscription: subscription(),
+            revision: Revision(2),
+            events: [Bytes::from(vec![0; bytes])].into(),
+        }
+    }
+
+    #[test]
+    fn whoever_drained_last_is_called_once() {
+        let (queue, calls) = (Queue::default(), Arc::new(Calls::default()));
+        let waker = Waker::from(Arc::clone(&calls));
+        let called = || calls.0.load(Ordering::Relaxed);
+        queue.drain(&waker);
+        assert!(queue.push(batch(1)) && queue.push(batch(1)));
+        assert_eq!(called(), 1);
+        assert_eq!(queue.drain(&waker).batches.len(), 2);
+        assert_eq!(queue.take().batches.len(), 0);
+        queue.push(batch(1));
+        assert_eq!(called(), 2, "also after a drain that found something");
+    }
+
+    #[test]
+    fn number_and_bytes_are_bounded_but_one_always_fits() {
+        let queue = Queue::default();
+        assert!(queue.push(batch(2 * BYTES_MAX)));
+        assert!(!queue.push(batch(0)));
+        queue.take();
+        assert!((0..BATCHES_MAX).all(|_| queue.push(batch(1))));
+        assert!(!queue.push(batch(1)));
     }
 }
