@@ -179,9 +179,13 @@ pub fn create(
     options: &FileOptions,
 ) -> Result<(), StartError> {
     dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
-    if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
-        return Ok(());
-    }
+    let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
+        true => match open_half_made(disk, dir, options)? {
+            None => return Ok(()),
+            half_made => half_made,
+        },
+        false => None,
+    };
     let mut all: Vec<Member> = members
         .iter()
         .map(|member| Member {
@@ -201,12 +205,37 @@ pub fn create(
     let metadata =
         Metadata { node_id: Some(own.id.get()), cluster_id: Some(cluster_id(&ids).get()) };
     let metadata = Bytes::from(metadata.encode_to_vec());
-    let mut wal = Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?;
+    let mut wal = match half_made {
+        // The operator may have named the members differently this time.
+        Some(half_made) if half_made.metadata == metadata => half_made.wal,
+        Some(_) => return Err(StartError::HalfMade),
+        None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
+    };
     let (entries, state) = first_entries(&all);
     wal.append(&entries, Some(&state))?;
     wal.sync()?;
     wal.close()?;
     Ok(())
+}
+
+/// The log of a directory whose making was interrupted before its first entries were durable:
+/// nobody has opened it, or there would be a database.
+fn open_half_made(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+) -> Result<Option<wal::Opened>, StartError> {
+    let database = dir.database();
+    if disk.exists(&database).map_err(directory(&database, "read"))? {
+        return Ok(None);
+    }
+    let start = walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None };
+    if !wal::snapshots(&**disk, dir.wal())?.iter().all(|found| found.index() == 0) {
+        return Ok(None);
+    }
+    let opened = Wal::open(Arc::clone(disk), dir.wal(), &start, options.wal)?;
+    // Entries may be there without the state after them that commits them.
+    Ok((opened.hard_state.commit() == 0).then_some(opened))
 }
 
 /// One change for each member, all of them committed: the cluster agreed before it met.
