@@ -1,0 +1,13 @@
+//! A whole member on a disk that loses its power, its space and its syncs.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions, not in their helpers"
+)]
+
+mod crash;
+mod driver;
+mod judge;
+mod oracle;
+mod space;
+mod workload;
