@@ -13,8 +13,6 @@
 //! 2. A snapshot is made from the database after its commit: its index is the database's.
 //! 3. Segments are released only behind the snapshot's record, in the same lane.
 
-use std::time::Duration;
-
 use base::{LogIndex, Moment, limits};
 use proto::raftpb::Snapshot;
 
@@ -57,7 +55,8 @@ pub(crate) struct Commits {
     snapshot: LogIndex,
     snapshot_count: u64,
     snapshot_forced: bool,
-    interval: Duration,
+    /// The member stops: what counts is that the database has every entry.
+    draining: bool,
 }
 
 impl Commits {
@@ -72,7 +71,7 @@ impl Commits {
             snapshot,
             snapshot_count,
             snapshot_forced: false,
-            interval: limits::COMMIT_INTERVAL,
+            draining: false,
         }
     }
 
@@ -100,7 +99,7 @@ impl Commits {
     /// When the pending changes are due.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self.stage {
-            Stage::Idle => self.since.map(|since| since + self.interval),
+            Stage::Idle => self.since.map(|since| since + limits::COMMIT_INTERVAL),
             _ => None,
         }
     }
@@ -114,14 +113,15 @@ impl Commits {
         matches!(self.stage, Stage::Idle) && self.waiting.is_empty()
     }
 
-    /// Whether the database has everything.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.is_idle() && self.pending.changes == 0
+    /// Whether the database has everything up to `applied`. What a compaction still has to sweep
+    /// does not count: the next start goes on with it.
+    pub(crate) fn is_drained(&self, applied: LogIndex) -> bool {
+        self.is_idle() && self.database >= applied
     }
 
-    /// What is pending is due now.
+    /// From now on nothing is due but the last commit, as soon as the whole log is applied.
     pub(crate) fn drain(&mut self) {
-        self.interval = Duration::ZERO;
+        self.draining = true;
     }
 
     /// The last entry that the database has.
@@ -164,16 +164,17 @@ impl Commits {
     }
 
     /// Takes the next step, if it is due. `synced_commit` is the commit index that the log is
-    /// known to have on disk; true when that is too little and a sync would help.
+    /// known to have on disk; true when that is too little and a sync would help. `last` is the
+    /// end of the log.
     pub(crate) fn advance(
         &mut self,
         now: Moment,
-        applied: LogIndex,
+        (applied, last): (LogIndex, LogIndex),
         synced_commit: LogIndex,
         effects: &mut Effects,
     ) -> bool {
         match self.stage {
-            Stage::Idle if self.is_due(now, applied) => {
+            Stage::Idle if self.is_due(now, applied, last) => {
                 self.served.append(&mut self.waiting);
                 self.stage = Stage::Freezing;
                 effects.apply.push(ApplyEffect::Freeze);
@@ -190,11 +191,14 @@ impl Commits {
         }
     }
 
-    fn is_due(&self, now: Moment, applied: LogIndex) -> bool {
+    fn is_due(&self, now: Moment, applied: LogIndex, last: LogIndex) -> bool {
+        if self.draining {
+            return !self.waiting.is_empty() || (self.database < applied && applied == last);
+        }
         !self.waiting.is_empty()
             || self.pending.changes >= limits::COMMIT_CHANGES_MAX
             || self.pending.bytes >= COMMIT_BYTES_MAX
-            || self.since.is_some_and(|since| now.since(since) >= self.interval)
+            || self.since.is_some_and(|since| now.since(since) >= limits::COMMIT_INTERVAL)
             || (self.pending.changes > 0 && self.snapshot_due(applied))
     }
 }

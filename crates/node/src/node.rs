@@ -339,6 +339,7 @@ impl Node {
 
     fn stop(&mut self) {
         self.stopping = true;
+        self.commits.drain();
         let reason = Rejected::Stopped;
         let held = self.held.drain(..);
         self.answers.extend(held.map(|(id, _)| Answer::Refused { id, reason: reason.clone() }));
@@ -543,10 +544,10 @@ impl Node {
     }
 
     fn advance_commits(&mut self) {
-        let applied = self.raft.log().applied();
+        let reached = (self.raft.log().applied(), self.raft.log().last().index);
         let (now, synced) = (self.now, self.synced_commit);
         let before = self.effects.commit.len();
-        let lacks_sync = self.commits.advance(now, applied, synced, &mut self.effects);
+        let lacks_sync = self.commits.advance(now, reached, synced, &mut self.effects);
         if lacks_sync && !self.syncing {
             self.syncing = true;
             self.logging.push_back(Logging::Sync);
@@ -575,12 +576,10 @@ impl Node {
         if !is_quiet {
             return;
         }
-        if self.commits.is_drained() {
+        // Else the last commit is on its way.
+        if self.commits.is_drained(status.applied) {
             self.stopped = true;
             self.answers.push(Answer::Stopped);
-        } else {
-            self.commits.drain();
-            self.advance_commits();
         }
     }
 }
