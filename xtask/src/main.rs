@@ -5,6 +5,7 @@
 mod ci;
 mod codegen;
 mod job;
+mod perf;
 mod prove;
 mod tidy;
 
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   ci                   everything that must hold before a change lands
   tidy                 house rules that a program can check
   codegen              the Rust code of the wire messages, from crates/proto/proto
+  perf [ROUNDS]        load beside real etcd; needs Go and a release build
   prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
 
 /// The root of the workspace.
@@ -41,6 +43,8 @@ fn run(words: &[&str]) -> Result<()> {
         ["ci"] => ci::run(&root()),
         ["tidy"] => tidy::run(&root()),
         ["codegen"] => codegen::write(),
+        ["perf"] => perf::beside_etcd(&root(), 1),
+        ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?),
         ["prove", words @ ..] => prove::run(&root(), words),
         _ => bail!("{USAGE}"),
     }
