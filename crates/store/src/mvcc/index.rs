@@ -58,7 +58,7 @@ impl<'a> End<'a> {
         }
     }
 
-    fn covers(self, key: &[u8]) -> bool {
+    pub(super) fn covers(self, key: &[u8]) -> bool {
         match self {
             Self::Single => false,
             Self::Before(end) => key < end,

@@ -19,7 +19,7 @@ use prost::Message;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp,
     TxnRequest, TxnResponse, response_op,
 };
 use proto::mvccpb::KeyValue;
@@ -141,20 +141,48 @@ impl Path {
         lessor: &Lessor,
         request: &TxnRequest,
     ) -> Result<(), TxnError> {
+        self.check_after(view, lessor, request, &mut Vec::new())
+    }
+
+    /// The same; `deletes` are the intervals that the operations before delete.
+    fn check_after<'a>(
+        &self,
+        view: &View,
+        lessor: &Lessor,
+        request: &'a TxnRequest,
+        deletes: &mut Vec<&'a DeleteRangeRequest>,
+    ) -> Result<(), TxnError> {
         let mut nested = self.nested();
         for op in self.ops(request) {
             match &op.request {
                 Some(Request::RequestRange(range)) => check_range(view, range)?,
-                Some(Request::RequestPut(put)) => check_put(view, lessor, put)?,
+                Some(Request::RequestPut(put)) => {
+                    check_put(view, lessor, put)?;
+                    check_still_there(put, deletes)?;
+                }
                 Some(Request::RequestTxn(request)) => {
                     let path = nested.next().expect("a path has a part for every nested one");
-                    path.check(view, lessor, request)?;
+                    path.check_after(view, lessor, request, deletes)?;
                 }
-                Some(Request::RequestDeleteRange(_)) | None => {}
+                Some(Request::RequestDeleteRange(delete)) => deletes.push(delete),
+                None => {}
             }
         }
         Ok(())
     }
+}
+
+/// Whether a put builds on a key that its own transaction has deleted. etcd lets such a
+/// transaction pass its checks when the interval has no end, and panics in the middle of it.
+fn check_still_there(put: &PutRequest, deletes: &[&DeleteRangeRequest]) -> Result<(), ApplyError> {
+    let deleted = |delete: &&DeleteRangeRequest| match End::of(&delete.range_end) {
+        End::Single => put.key == delete.key,
+        end => put.key >= delete.key && end.covers(&put.key),
+    };
+    if (put.ignore_value || put.ignore_lease) && deletes.iter().any(deleted) {
+        return Err(ApplyError::KeyNotFound);
+    }
+    Ok(())
 }
 
 fn check_range(view: &View, request: &RangeRequest) -> Result<(), ApplyError> {
