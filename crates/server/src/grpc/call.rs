@@ -52,7 +52,7 @@ impl Call {
         message: Bytes,
         is_for_learners: impl FnOnce(&M) -> bool,
     ) -> Result<M, Status> {
-        let request = decode(message)?;
+        let request = decode(&message)?;
         self.check(is_for_learners(&request))?;
         Ok(request)
     }

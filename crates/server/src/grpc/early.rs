@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use node::requests::Code;
 
 use super::body::Body;
@@ -12,18 +12,23 @@ const BASE: &str = "application/grpc";
 /// Digits of a timeout.
 const TIMEOUT_DIGITS_MAX: usize = 8;
 
-/// The time that the client gives, or the answer to what is no gRPC request.
-pub(super) fn check(head: &Parts) -> Result<Option<Duration>, Box<Response<Body>>> {
+/// What the headers say beside the path.
+pub(super) struct Head {
+    /// The time that the client gives.
+    pub(super) timeout: Option<Duration>,
+    /// The type of the answer: the request's.
+    pub(super) content_type: HeaderValue,
+}
+
+/// Reads the headers, or answers what is no gRPC request.
+pub(super) fn check(head: &Parts) -> Result<Head, Box<Response<Body>>> {
     let kind = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    let is_grpc = kind
-        .strip_prefix(BASE.as_bytes())
-        .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';');
-    if !is_grpc {
+    let Some(content_type) = answer_type(kind) else {
         let kind = String::from_utf8_lossy(kind);
         let text = format!("invalid gRPC request content-type {kind:?}");
         let status = Status::new(Code::InvalidArgument, text);
         return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status));
-    }
+    };
     let timeout = match head.headers.get("grpc-timeout").map(|value| parse(value.as_bytes())) {
         None => None,
         Some(Ok(timeout)) => Some(timeout),
@@ -37,7 +42,18 @@ pub(super) fn check(head: &Parts) -> Result<Option<Duration>, Box<Response<Body>
         let text = format!("Received a HEADERS frame with :method {method:?} which should be POST");
         return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, &Status::new(Code::Internal, text)));
     }
-    Ok(timeout)
+    Ok(Head { timeout, content_type })
+}
+
+/// The type of the answer to a request of this type; nothing when it is not gRPC's.
+fn answer_type(kind: &[u8]) -> Option<HeaderValue> {
+    match kind.strip_prefix(BASE.as_bytes())? {
+        [] | [b'+' | b';'] => Some(super::CONTENT_TYPE),
+        [b'+' | b';', subtype @ ..] => {
+            HeaderValue::from_bytes(&[BASE.as_bytes(), b"+", subtype].concat()).ok()
+        }
+        _ => None,
+    }
 }
 
 fn refusal(code: StatusCode, status: &Status) -> Box<Response<Body>> {
@@ -80,6 +96,25 @@ fn parse(text: &[u8]) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_has_the_type_of_the_request() {
+        let told = |kind: &str| {
+            let value = answer_type(kind.as_bytes())?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        for (kind, answer) in [
+            ("application/grpc", Some("application/grpc")),
+            ("application/grpc+proto", Some("application/grpc+proto")),
+            ("application/grpc;x", Some("application/grpc+x")),
+            ("application/grpc+", Some("application/grpc")),
+            ("application/grpcx", None),
+            ("application/json", None),
+            ("", None),
+        ] {
+            assert_eq!(told(kind).as_deref(), answer, "{kind}");
+        }
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_go_does() {

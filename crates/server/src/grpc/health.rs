@@ -29,7 +29,7 @@ pub(super) fn list(_: &HealthListRequest) -> Result<Reply, Status> {
 }
 
 pub(super) async fn watch(stream: &mut Stream, message: Bytes) -> Result<(), Status> {
-    let request: HealthCheckRequest = wire::decode(message)?;
+    let request: HealthCheckRequest = wire::decode_streamed(&message)?;
     let status = if request.service.is_empty() {
         ServingStatus::Serving
     } else {

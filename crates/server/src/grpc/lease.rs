@@ -75,7 +75,7 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         };
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
-        let request: LeaseKeepAliveRequest = wire::decode(message)?;
+        let request: LeaseKeepAliveRequest = wire::decode_streamed(&message)?;
         // Before the renewal, so that a lease seen alive at a revision was alive at it.
         let header = Some(api.header());
         let renewed = tokio::select! {

@@ -63,8 +63,8 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let timeout = match early::check(&head) {
-        Ok(timeout) => timeout,
+    let early::Head { timeout, content_type } = match early::check(&head) {
+        Ok(head) => head,
         Err(refusal) => return *refusal,
     };
     let Some(method) = Method::find(head.uri.path()) else {
@@ -83,12 +83,16 @@ pub(crate) async fn serve(
             _ => streaming(call, messages, encoding).await,
         }
     };
-    match timeout {
+    let mut response = match timeout {
         None => answer.await,
         Some(timeout) => tokio::time::timeout(timeout, answer)
             .await
             .unwrap_or_else(|_| failure(&Rejected::DeadlineExceeded.into())),
+    };
+    if content_type != CONTENT_TYPE {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
+    response
 }
 
 async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {

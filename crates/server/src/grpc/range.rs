@@ -123,7 +123,7 @@ fn first_slice(api: &Api, view: &View, request: &RangeRequest) -> Result<Option<
 
 /// Answers a range with a stream.
 pub(super) async fn stream(stream: &mut Stream, message: Bytes) -> Result<(), Status> {
-    let mut request: RangeRequest = super::wire::decode(message)?;
+    let mut request: RangeRequest = super::wire::decode_streamed(&message)?;
     check_range_stream(&request)?;
     let api = Arc::clone(&stream.call.api);
     if !request.serializable {
@@ -201,7 +201,7 @@ fn chunk(
     let (count, bytes) = (i64::try_from(rows.len()).unwrap_or(i64::MAX), rows.bytes());
     if summary.more && answered + count != limit {
         let mut next = request;
-        let key = super::wire::decode::<proto::mvccpb::KeyValue>(last)?.key;
+        let key = super::wire::decode::<proto::mvccpb::KeyValue>(&last)?.key;
         next.key = [&key[..], &[0]].concat().into();
         if next.revision == 0 {
             next.revision = revision.get();

@@ -23,7 +23,7 @@ const READ_BYTES: usize = 32 * BLOB_BYTES;
 const STALL_MAX: Duration = Duration::from_secs(120);
 
 pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Status> {
-    let SnapshotRequest {} = wire::decode(message)?;
+    let SnapshotRequest {} = wire::decode_streamed(&message)?;
     let api = Arc::clone(&stream.call.api);
     let began = std::time::Instant::now();
     let view = api.member.commit_now().await?;

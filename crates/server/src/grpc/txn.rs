@@ -11,12 +11,23 @@ use store::{Response, read_txn};
 use super::kv::mismatched;
 use super::reply::Reply;
 use super::status::Status;
+use super::wire::unparseable;
 use crate::api::Api;
 use crate::metrics::Metrics;
 
+/// Transactions inside each other from which on Go's decoder gives up: it takes 10,000 levels of
+/// messages, and a nested transaction is two.
+const GO_DEPTH_MAX: usize = 4_999;
+
 /// Refuses what nests so deep that it could not be decoded; it has too many operations, too.
 pub(super) fn check_depth(encoded: &[u8]) -> Result<(), Status> {
-    proto::check_nesting(encoded, TXN_DEPTH_MAX).map_err(|_| Rejected::TooManyOps.into())
+    if proto::check_nesting(encoded, TXN_DEPTH_MAX).is_ok() {
+        return Ok(());
+    }
+    Err(match proto::check_nesting(encoded, GO_DEPTH_MAX) {
+        Ok(()) => Rejected::TooManyOps.into(),
+        Err(_) => unparseable("proto: exceeded maximum recursion depth"),
+    })
 }
 
 pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {

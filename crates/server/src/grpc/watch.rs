@@ -78,7 +78,7 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
             Next::Request(None) => is_open = false,
             Next::Request(Some(message)) => {
                 stream.call.received(message.len());
-                session.handle(wire::decode(message)?);
+                session.handle(wire::decode_streamed(&message)?);
                 gauge.set(session.watchers());
             }
             Next::Tick => session.tick(),

@@ -19,6 +19,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use node::requests::{Code, Rejected};
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 use super::status::Status;
 
@@ -163,17 +164,47 @@ fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
     Ok(plain.into())
 }
 
-/// Decodes a request; etcd's text when it cannot be.
-pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes).map_err(|_| unparseable())
+/// Decodes the request of a unary call.
+pub(crate) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M, Status> {
+    read(bytes).ok_or_else(|| unparseable("proto: cannot parse invalid wire-format data"))
 }
 
-/// What is said of bytes that are no message.
-pub(crate) fn unparseable() -> Status {
-    Status::new(
-        Code::Internal,
-        "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
-    )
+/// Decodes a message of a stream.
+pub(crate) fn decode_streamed<M: Message + Default>(bytes: &Bytes) -> Result<M, Status> {
+    let text = "grpc: failed to unmarshal the received message: proto: cannot parse invalid \
+                wire-format data";
+    read(bytes).ok_or_else(|| Status::new(Code::Internal, text))
+}
+
+/// What is said of a unary request that is no message, for the reason that Go gives.
+pub(crate) fn unparseable(reason: &str) -> Status {
+    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {reason}"))
+}
+
+fn read<M: Message + Default>(bytes: &Bytes) -> Option<M> {
+    M::decode(bytes.clone()).ok().or_else(|| read_by_field(bytes))
+}
+
+/// Go's decoder takes a field whose wire type is wrong for an unknown one; prost refuses the
+/// message. So a refused message is read again, field by field, without those.
+fn read_by_field<M: Message + Default>(bytes: &Bytes) -> Option<M> {
+    let mut message = M::default();
+    let mut rest = bytes.clone();
+    while rest.has_remaining() {
+        let before = rest.clone();
+        let (number, wire_type) = decode_key(&mut rest).ok()?;
+        skip_field(wire_type, number, &mut rest, DecodeContext::default()).ok()?;
+        let field = before.slice(..before.len() - rest.len());
+        if let Err(error) = message.merge(field) {
+            // "failed to …: Message.field: invalid wire type: …": a longer path lies deeper.
+            let told = error.to_string();
+            let is_of_this_field = told.matches(": ").count() == 3;
+            if !(is_of_this_field && told.contains("invalid wire type")) {
+                return None;
+            }
+        }
+    }
+    Some(message)
 }
 
 /// A message with its prefix, in one allocation.
@@ -236,6 +267,18 @@ mod tests {
         );
         let refused = decompress(&[1, 2, 3], 100).expect_err("garbage");
         assert_eq!(refused.message, "grpc: failed to decompress the message: unexpected EOF");
+    }
+
+    #[test]
+    fn a_field_of_a_wrong_type_is_unknown_and_garbage_is_refused() {
+        let key = |bytes: &'static [u8]| {
+            decode::<PutRequest>(&Bytes::from_static(bytes)).map(|put| put.key)
+        };
+        assert_eq!(key(&[0x0d, 1, 2, 3, 4]), Ok(Bytes::new()));
+        assert_eq!(key(&[0x0d, 1, 2, 3, 4, 0x0a, 1, b'k']), Ok("k".into()));
+        for garbage in [&[0xff][..], &[0x0a], &[0x0a, 5, b'a'], &[0x0d, 1], &[0x00, 1], &[0x0b]] {
+            assert!(key(garbage).is_err(), "{garbage:?}");
+        }
     }
 
     #[test]
