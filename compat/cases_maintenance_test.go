@@ -326,7 +326,7 @@ func init() {
 func overQuota(c *C) {
 	value := bytes.Repeat(b("x"), 100000)
 	var refused error
-	for i := range 60 {
+	for i := range 1000 {
 		_, refused = c.KV.Put(c.Ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%02d", i), Value: value})
 		if refused != nil {
 			break

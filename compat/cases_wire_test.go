@@ -100,7 +100,7 @@ func init() {
 			}
 		}},
 		Case{Name: "fields of a wrong type and unknown fields", Run: func(c *C) {
-			c.Raw(rangePath, []byte{0x0d, 1, 2, 3, 4})
+			c.Raw(rangePath, []byte{0x0d, 1, 2, 3, 4, 0x0a, 1, 'a'}) // key as a number: etcd skips it
 			c.Raw(rangePath, []byte{0x0a, 1, 'a', 0xfa, 0x7f, 1, 'x'})
 			c.Raw(rangePath, []byte{0x0a, 1, 'a', 0x0a, 1, 'b'})
 			c.Raw(putPath, []byte{0x0a, 1, 'a', 0x18, 0x80, 0x80, 0x00})

@@ -22,7 +22,8 @@ type seen struct {
 	from    int64 // the first revision it must show
 	events  []*mvccpb.Event
 	upTo    int64 // it has shown everything up to here
-	leaving bool  // its cancellation has been sent
+	created bool
+	leaving bool // its cancellation has been sent
 }
 
 // wants says whether the watcher must show an event.
@@ -204,7 +205,9 @@ func watchForAWhile(
 		}
 		if p.WatchId == -1 && !p.Created {
 			for _, s := range byID {
-				s.upTo = p.Header.Revision
+				if s.created { // else it was asked for after the progress
+					s.upTo = p.Header.Revision
+				}
 			}
 			return all, nil
 		}
@@ -212,8 +215,11 @@ func watchForAWhile(
 		if s == nil {
 			return all, fmt.Errorf("an answer for watcher %d, which is cancelled or never was", p.WatchId)
 		}
-		if p.Created && s.from == 0 {
-			s.from = p.Header.Revision + 1
+		if p.Created {
+			s.created = true
+			if s.from == 0 {
+				s.from = p.Header.Revision + 1
+			}
 		}
 		if p.Canceled {
 			delete(byID, p.WatchId)
