@@ -5,8 +5,7 @@
 //!
 //! *Contract.* `server/etcdserver/api/v3rpc/key.go` of etcd v3.7.1.
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request;
@@ -99,85 +98,81 @@ fn check_txn_ops(request: &TxnRequest, budget: usize) -> Result<(), Rejected> {
 #[derive(Default)]
 struct Changes<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletes: Vec<Interval<'a>>,
+    deletes: Deletes<'a>,
 }
 
-/// The keys from `first` up to `end`.
-#[derive(Clone, Copy)]
-struct Interval<'a> {
-    first: &'a [u8],
-    end: End<'a>,
+/// The keys that deletes name.
+#[derive(Default)]
+struct Deletes<'a> {
+    singles: BTreeSet<&'a [u8]>,
+    /// From first key to end; no two touch.
+    ranges: BTreeMap<&'a [u8], &'a [u8]>,
 }
 
-#[derive(Clone, Copy)]
-enum End<'a> {
-    /// The first key alone.
-    Single,
-    /// Everything from the first key on.
-    Open,
-    /// All keys below this one.
-    Before(&'a [u8]),
-}
-
-impl<'a> Interval<'a> {
-    fn of(delete: &'a DeleteRangeRequest) -> Self {
-        let end = match &delete.range_end[..] {
-            [] => End::Single,
-            [0] => End::Open,
-            end => End::Before(end),
-        };
-        Self { first: &delete.key, end }
+impl<'a> Deletes<'a> {
+    /// Adds the keys of a delete. etcd reads the end that means "no end" as the key it spells, and
+    /// that lies below every other: such a range, like an inverted one, holds nothing here.
+    fn add(&mut self, delete: &'a DeleteRangeRequest) {
+        if delete.range_end.is_empty() {
+            self.singles.insert(&delete.key);
+        } else {
+            self.add_range(&delete.key, &delete.range_end);
+        }
     }
 
-    fn holds_any(&self, keys: &BTreeSet<&[u8]>) -> bool {
-        let end = match self.end {
-            End::Single => return keys.contains(self.first),
-            End::Open => Bound::Unbounded,
-            // An empty interval holds nothing (and is no range for a set).
-            End::Before(end) if end <= self.first => return false,
-            End::Before(end) => Bound::Excluded(end),
-        };
-        keys.range::<[u8], _>((Bound::Included(self.first), end)).next().is_some()
+    fn add_range(&mut self, mut first: &'a [u8], mut end: &'a [u8]) {
+        if end <= first {
+            return;
+        }
+        while let Some((&there, &its_end)) = self.ranges.range(..=end).next_back() {
+            if its_end < first {
+                break;
+            }
+            self.ranges.remove(there);
+            first = first.min(there);
+            end = end.max(its_end);
+        }
+        self.ranges.insert(first, end);
     }
-}
 
-impl Changes<'_> {
-    /// Whether one of these puts is among those deletes.
-    fn overlaps(&self, deletes: &[Interval<'_>]) -> bool {
-        deletes.iter().any(|delete| delete.holds_any(&self.puts))
+    fn append(&mut self, mut other: Self) {
+        self.singles.append(&mut other.singles);
+        for (first, end) in other.ranges {
+            self.add_range(first, end);
+        }
+    }
+
+    fn hold(&self, key: &[u8]) -> bool {
+        let range = self.ranges.range(..=key).next_back();
+        self.singles.contains(key) || range.is_some_and(|(_, end)| key < *end)
     }
 }
 
 /// The changes of one branch, or the complaint that a key is changed twice in it. Two deletes may
-/// overlap; the branches of one nested transaction exclude each other, so that they may put the
-/// same key.
+/// overlap, and the branches of one nested transaction exclude each other, so that they may put
+/// the same key. A nested transaction's deletes are held against everything but the puts of the
+/// nested transactions before it: an accident of etcd's order of looking that clients can see.
 fn changes(ops: &[RequestOp]) -> Result<Changes<'_>, Rejected> {
     let mut all = Changes::default();
     for op in ops {
         if let Some(Request::RequestDeleteRange(delete)) = &op.request {
-            all.deletes.push(Interval::of(delete));
+            all.deletes.add(delete);
         }
     }
     for op in ops {
         let Some(Request::RequestTxn(txn)) = &op.request else { continue };
-        let (mut success, failure) = (changes(&txn.success)?, changes(&txn.failure)?);
-        success.puts.extend(failure.puts);
-        success.deletes.extend(failure.deletes);
-        if success.puts.iter().any(|key| all.puts.contains(key))
-            || success.overlaps(&all.deletes)
-            || all.overlaps(&success.deletes)
-        {
+        let (mut success, mut failure) = (changes(&txn.success)?, changes(&txn.failure)?);
+        success.puts.append(&mut failure.puts);
+        if success.puts.iter().any(|key| all.puts.contains(key) || all.deletes.hold(key)) {
             return Err(Rejected::DuplicateKey);
         }
         all.puts.append(&mut success.puts);
-        all.deletes.append(&mut success.deletes);
+        all.deletes.append(success.deletes);
+        all.deletes.append(failure.deletes);
     }
     for op in ops {
         let Some(Request::RequestPut(put)) = &op.request else { continue };
-        let key = &put.key[..];
-        let twice = !all.puts.insert(key);
-        let single = BTreeSet::from([key]);
-        if twice || all.deletes.iter().any(|delete| delete.holds_any(&single)) {
+        if !all.puts.insert(&put.key) || all.deletes.hold(&put.key) {
             return Err(Rejected::DuplicateKey);
         }
     }
@@ -207,6 +202,7 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use base::Rng;
+    use bytes::Bytes;
 
     use super::*;
 
@@ -239,7 +235,7 @@ mod tests {
         assert_eq!(check(vec![put("a"), put("a")]), duplicate);
         assert_eq!(check(vec![put("a"), delete("a", "")]), duplicate);
         assert_eq!(check(vec![delete("a", "c"), put("b")]), duplicate);
-        assert_eq!(check(vec![put("z"), delete("a", "\0")]), duplicate);
+        assert_eq!(check(vec![put("z"), delete("a", "\0")]), Ok(()), "etcd's end of all keys");
         assert_eq!(check(vec![delete("a", "c"), put("c"), delete("b", "d")]), duplicate);
         assert_eq!(check(vec![delete("a", "c"), put("c"), delete("b", "")]), Ok(()));
         assert_eq!(check(vec![delete("c", "a"), put("b")]), Ok(()), "an empty interval");
@@ -250,7 +246,10 @@ mod tests {
         assert_eq!(check(vec![both.clone(), both]), duplicate);
         let deletes = txn(vec![delete("a", "z")], vec![]);
         assert_eq!(check(vec![deletes.clone(), deletes.clone()]), Ok(()));
-        assert_eq!(check(vec![txn(vec![put("b")], vec![]), deletes]), duplicate);
+        assert_eq!(check(vec![deletes.clone(), put("b")]), duplicate);
+        let puts = txn(vec![put("b")], vec![]);
+        assert_eq!(check(vec![deletes.clone(), puts.clone()]), duplicate);
+        assert_eq!(check(vec![puts, deletes]), Ok(()), "etcd accepts this order");
         // A branch and its sibling are judged apart.
         let request = TxnRequest {
             success: vec![put("a")],
@@ -258,6 +257,24 @@ mod tests {
             ..TxnRequest::default()
         };
         assert_eq!(check_txn(&request, 128), Ok(()));
+    }
+
+    #[test]
+    fn large_transactions_are_checked_in_time() {
+        // Forty times forty times forty deletes, and as many puts beside them.
+        let key = |number: usize, suffix: &str| Bytes::from(format!("{number:06}{suffix}"));
+        let leaf = |number: usize| {
+            if number.is_multiple_of(2) {
+                let put = PutRequest { key: key(number, "~"), ..PutRequest::default() };
+                return RequestOp { request: Some(Request::RequestPut(put)) };
+            }
+            let (key, range_end) = (key(number, ""), key(number, "}"));
+            let delete = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
+            RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
+        };
+        let list = |at: usize| txn((at * 40..(at + 1) * 40).map(leaf).collect(), vec![]);
+        let lists = |at: usize| txn((at * 40..(at + 1) * 40).map(list).collect(), vec![]);
+        assert_eq!(check((0..40).map(lists).collect()), Ok(()));
     }
 
     #[test]
@@ -289,45 +306,53 @@ mod tests {
         assert_eq!(check_range_stream(&range), Err(Rejected::EmptyKey));
     }
 
-    /// One path's changes: every key that is put, and every key that is deleted, by operation.
-    fn naive(ops: &[RequestOp]) -> Option<(Vec<u8>, Vec<u8>)> {
-        let keys = b"abcdef";
-        let (mut puts, mut deletes) = (Vec::new(), Vec::new());
-        for op in ops {
-            let (new_puts, new_deletes) = match &op.request {
-                Some(Request::RequestPut(put)) => (vec![put.key[0]], vec![]),
-                Some(Request::RequestDeleteRange(delete)) => {
-                    let held = |key: &&u8| match &delete.range_end[..] {
-                        [] => **key == delete.key[0],
-                        end => **key >= delete.key[0] && (end == [0] || **key < end[0]),
-                    };
-                    (vec![], keys.iter().filter(held).copied().collect())
-                }
-                Some(Request::RequestTxn(txn)) => {
-                    let (mut success, failure) = (naive(&txn.success)?, naive(&txn.failure)?);
-                    success.0.extend(failure.0);
-                    success.1.extend(failure.1);
-                    success
-                }
-                _ => (vec![], vec![]),
-            };
-            let clash = |ones: &[u8], others: &[u8]| ones.iter().any(|key| others.contains(key));
-            if clash(&new_puts, &puts) || clash(&new_puts, &deletes) || clash(&puts, &new_deletes) {
-                return None;
+    /// What an operation puts and deletes, as bits for the keys `a` to `f`; `None` when it clashes
+    /// within itself.
+    fn naive_op(op: &RequestOp) -> Option<(u8, u8)> {
+        let bit = |key: u8| 1 << (key - b'a');
+        match op.request.as_ref()? {
+            Request::RequestPut(put) => Some((bit(put.key[0]), 0)),
+            Request::RequestDeleteRange(delete) => {
+                let held = |key: &u8| match &delete.range_end[..] {
+                    [] => *key == delete.key[0],
+                    end => (delete.key[0]..end[0]).contains(key),
+                };
+                Some((0, (b'a'..=b'f').filter(held).map(bit).sum()))
             }
-            puts.extend(new_puts);
-            deletes.extend(new_deletes);
+            Request::RequestTxn(txn) => {
+                let ((puts, deletes), (more_puts, more_deletes)) =
+                    (naive(&txn.success)?, naive(&txn.failure)?);
+                Some((puts | more_puts, deletes | more_deletes))
+            }
+            Request::RequestRange(_) => Some((0, 0)),
         }
-        Some((puts, deletes))
+    }
+
+    /// The same of a list, in which every operation is held against every other one.
+    fn naive(ops: &[RequestOp]) -> Option<(u8, u8)> {
+        let is_nested = |at: usize| matches!(ops[at].request, Some(Request::RequestTxn(_)));
+        let changes: Vec<_> = ops.iter().map(naive_op).collect::<Option<_>>()?;
+        for (one, (puts, _)) in changes.iter().enumerate() {
+            for (other, (more_puts, deletes)) in changes.iter().enumerate() {
+                let overlooked = is_nested(one) && is_nested(other) && one < other;
+                if one != other && (puts & more_puts != 0 || (puts & deletes != 0 && !overlooked)) {
+                    return None;
+                }
+            }
+        }
+        Some(changes.iter().fold((0, 0), |(puts, deletes), (more_puts, more_deletes)| {
+            (puts | more_puts, deletes | more_deletes)
+        }))
     }
 
     fn random_ops(rng: &mut Rng, depth: u32) -> Vec<RequestOp> {
         let keys = ["a", "b", "c", "d", "e", "f"];
         let ends = ["", "", "\0", "b", "d", "f"];
+        let pick = |rng: &mut Rng, choices: &[&'static str; 6]| choices[rng.below(6) as usize];
         (0..rng.below(4))
-            .map(|_| match rng.below(if depth == 0 { 2 } else { 3 }) {
-                0 => put(*rng.pick(&keys)),
-                1 => delete(*rng.pick(&keys), *rng.pick(&ends)),
+            .map(|_| match rng.below(if depth == 0 { 2 } else { 4 }) {
+                0 => put(pick(rng, &keys)),
+                1 => delete(pick(rng, &keys), pick(rng, &ends)),
                 _ => txn(random_ops(rng, depth - 1), random_ops(rng, depth - 1)),
             })
             .collect()

@@ -45,7 +45,8 @@ pub enum RetentionError {
 
 impl Retention {
     /// Reads `--auto-compaction-mode` and `--auto-compaction-retention`. `None` is off. A bare
-    /// number means hours in periodic mode; `parse_duration` reads Go's durations.
+    /// number means hours in periodic mode; `parse_duration` reads Go's durations, which etcd takes
+    /// for so many revisions as they have nanoseconds in revision mode.
     pub fn parse(
         mode: &str,
         value: &str,
@@ -60,7 +61,10 @@ impl Retention {
             }
             ("periodic", None) => Self::Period(parse_duration(value).ok_or_else(wrong)?),
             ("revision", Some(revisions)) if revisions >= 0 => Self::Revisions(revisions),
-            ("revision", _) => return Err(wrong()),
+            ("revision", _) => {
+                let nanos = parse_duration(value).ok_or_else(wrong)?.as_nanos();
+                Self::Revisions(i64::try_from(nanos).map_err(|_| wrong())?)
+            }
             _ => return Err(RetentionError::Mode(mode.to_owned())),
         };
         let is_off = matches!(retention, Self::Period(Duration::ZERO) | Self::Revisions(0));
@@ -151,7 +155,8 @@ mod tests {
         assert_eq!(parse("periodic", "2"), Ok(Some(Retention::Period(2 * HOUR))));
         assert_eq!(parse("periodic", "30m"), Ok(Some(Retention::Period(HOUR / 2))));
         assert_eq!(parse("revision", "1000"), Ok(Some(Retention::Revisions(1000))));
-        assert!(parse("revision", "30m").is_err());
+        assert_eq!(parse("revision", "1m"), Ok(Some(Retention::Revisions(60_000_000_000))));
+        assert!(parse("revision", "-1").is_err());
         assert!(parse("periodic", "x").is_err());
         assert!(parse("sometimes", "1").is_err());
     }

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use store::{ApplyError, ReadError};
+use store::{ApplyError, ConfChangeError, ReadError};
 
 /// A gRPC status code, by its number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +202,18 @@ impl From<ApplyError> for Rejected {
             ApplyError::NoSpace => Self::NoSpace,
             ApplyError::Corrupt => Self::Corrupt,
             ApplyError::InvalidAlarmAction => Self::UnknownMethod,
+        }
+    }
+}
+
+impl From<ConfChangeError> for Rejected {
+    fn from(error: ConfChangeError) -> Self {
+        match error {
+            ConfChangeError::IdRemoved | ConfChangeError::IdNotFound => Self::MemberNotFound,
+            ConfChangeError::IdExists => Self::MemberExists,
+            ConfChangeError::PeerUrlExists => Self::PeerUrlExists,
+            ConfChangeError::NotLearner => Self::MemberNotLearner,
+            ConfChangeError::TooManyLearners => Self::TooManyLearners,
         }
     }
 }

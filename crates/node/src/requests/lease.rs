@@ -13,7 +13,7 @@ use proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use store::lease::{Lessor, RenewError};
+use store::lease::{Lessor, REMAINING_FOREVER, RenewError};
 
 use super::error::Rejected;
 
@@ -22,8 +22,8 @@ use super::error::Rejected;
 pub enum KeepAlive {
     /// The answer; its header is the server's to fill.
     Answer(LeaseKeepAliveResponse),
-    /// The lease has expired and is being revoked: ask again once it is gone
-    /// ([`Lessor::when_removed`]).
+    /// The lease has expired and is being revoked: ask again once [`Lessor::when_removed`] calls
+    /// (it is gone, or another member leads).
     Expiring,
 }
 
@@ -48,15 +48,18 @@ pub fn keep_alive(lessor: &Lessor, id: LeaseId, now: Moment) -> Result<KeepAlive
     }
 }
 
-/// Tells what a lease has left.
+/// Tells what a lease has left. Only a leader knows.
 pub fn time_to_live(
     lessor: &Lessor,
     request: &LeaseTimeToLiveRequest,
     now: Moment,
-) -> LeaseTimeToLiveResponse {
+) -> Result<LeaseTimeToLiveResponse, Rejected> {
     let id = request.id;
-    match lessor.time_to_live(LeaseId(id), now) {
+    Ok(match lessor.time_to_live(LeaseId(id), now) {
         None => LeaseTimeToLiveResponse { id, ttl: -1, ..LeaseTimeToLiveResponse::default() },
+        Some(found) if found.remaining == REMAINING_FOREVER => {
+            return Err(Rejected::LeaderChanged);
+        }
         Some(found) => LeaseTimeToLiveResponse {
             header: None,
             id,
@@ -64,7 +67,7 @@ pub fn time_to_live(
             granted_ttl: found.granted,
             keys: if request.keys { found.keys } else { Vec::new() },
         },
-    }
+    })
 }
 
 /// All leases.
@@ -89,12 +92,15 @@ mod tests {
         let response = LeaseKeepAliveResponse { header: None, id: 1, ttl: 0 };
         assert_eq!(keep_alive(&lessor, LeaseId(1), now), Ok(KeepAlive::Answer(response)));
         let request = LeaseTimeToLiveRequest { id: 1, keys: true };
-        assert_eq!(time_to_live(&lessor, &request, now).ttl, -1);
+        assert_eq!(time_to_live(&lessor, &request, now).unwrap().ttl, -1);
 
         lessor.grant(LeaseId(1), 5, now).unwrap();
         lessor.attach(LeaseId(1), "k".into());
-        assert_eq!(time_to_live(&lessor, &request, now).keys, ["k"]);
+        assert_eq!(time_to_live(&lessor, &request, now).unwrap().keys, ["k"]);
         let late = now + Duration::from_secs(5);
         assert_eq!(keep_alive(&lessor, LeaseId(1), late), Ok(KeepAlive::Expiring));
+
+        lessor.demote();
+        assert_eq!(time_to_live(&lessor, &request, late), Err(Rejected::LeaderChanged));
     }
 }

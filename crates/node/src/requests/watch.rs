@@ -6,14 +6,16 @@
 //!  clock ──► tick ──► progress
 //! ```
 //!
-//! The stream's task calls [`Session::handle`] for each request, [`Session::poll`] whenever the
-//! waker it gave was called (or the last poll said that there is more), and [`Session::tick`] in
-//! the interval of [`Session::progress_interval`].
+//! The stream's task calls [`Session::handle`] for each request, [`Session::tick`] in the interval
+//! of [`Session::progress_interval`], and [`Session::poll`] after either of them, whenever the
+//! waker it gave was called, and as long as the last poll said that there is more.
 //!
 //! *Invariants.*
 //! 1. A watcher's `created` comes before its events; nothing comes after its `canceled`.
 //! 2. Between two polls, every watcher is subscribed or has a revision from which it reads on.
 //! 3. A poll reads one bounded slice of history at most.
+//! 4. `held_bytes < HELD_BYTES_MAX` between two polls.
+//! 5. After an answer about progress at revision `r`, every event is newer than `r`.
 //!
 //! *Absent.* Permissions (no authentication yet), the encoding of events (`store::watch`).
 //!
@@ -30,7 +32,7 @@ use bytes::Bytes;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
-use store::watch::{Batch, Filter, Lagging, Queue, SubscriptionId, Watched, encode_event};
+use store::watch::{Batch, Drained, Filter, Lagging, Queue, SubscriptionId, Watched, encode_event};
 use store::{Change, ReadError, Shared, View};
 
 mod response;
@@ -39,8 +41,13 @@ pub use response::Response;
 
 /// Revisions in one response of a watcher that catches up (`watchBatchMaxRevs` of etcd).
 const CATCH_UP_REVISIONS_MAX: usize = 1000;
+/// Revisions that one slice of history may hold.
+const SLICE_REVISIONS_MAX: usize = 1000;
 /// Bytes of rows that one slice of history may hold, whole revisions apart.
-const CATCH_UP_BYTES_MAX: usize = 1 << 20;
+const SLICE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of events that wait for a response to be full: above it, responses are cut earlier than
+/// etcd would cut them.
+const HELD_BYTES_MAX: usize = 8 << 20;
 /// The id of what concerns no watcher.
 const NO_WATCH: WatchId = WatchId(-1);
 
@@ -60,13 +67,27 @@ enum State {
 struct Watcher {
     watched: Watched,
     state: State,
-    /// The first revision it asked for, when that lies in the future.
+    /// What it reads of history and is not sent yet.
+    held: Held,
+    /// The first revision it asked for, 0 for whatever comes.
     start: Revision,
     progress_notify: bool,
     fragment: bool,
     /// It was sent an event since the last tick.
     was_busy: bool,
 }
+
+/// The response that a watcher's slices of history fill.
+#[derive(Default)]
+struct Held {
+    events: Vec<Bytes>,
+    /// Revisions that concern its keys, filtered out or not; the last of them.
+    revisions: usize,
+    last: Revision,
+}
+
+/// A change that concerns the keys of a watcher; `None` when its filter leaves it out.
+type Found = (WatchId, Revision, Option<Bytes>);
 
 /// What a stream is told once.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +105,8 @@ pub struct Session {
     watchers: BTreeMap<WatchId, Watcher>,
     /// Those that read history.
     catching_up: BTreeSet<WatchId>,
+    /// What the events that watchers hold take; events that they share count once.
+    held_bytes: usize,
     next_id: i64,
     limits: Limits,
     progress_interval: Duration,
@@ -101,6 +124,7 @@ impl Session {
             queue: Arc::default(),
             watchers: BTreeMap::new(),
             catching_up: BTreeSet::new(),
+            held_bytes: 0,
             next_id: 0,
             limits,
             progress_interval: limits.progress_interval + jitter,
@@ -136,7 +160,9 @@ impl Session {
     fn create(&mut self, request: WatchCreateRequest) {
         let view = self.shared.view();
         let current = view.revision();
-        let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
+        // Copied: a watcher lives long, and its key may be a slice of a large buffer.
+        let key = if request.key.is_empty() { &[0] } else { &request.key[..] };
+        let key = Bytes::copy_from_slice(key);
         let is_empty = !request.range_end.is_empty()
             && request.range_end[..] != [0]
             && key >= request.range_end;
@@ -159,20 +185,19 @@ impl Session {
             return;
         }
         let id = self.choose_id(request.watch_id);
-        let start = match request.start_revision {
-            0 => current.next(),
-            start => Revision(start),
-        };
+        let start = Revision(request.start_revision);
+        let from = if start == Revision(0) { current.next() } else { start };
         let has = |filter: FilterType| request.filters.contains(&(filter as i32));
         let watched = Watched {
             key,
-            range_end: request.range_end,
+            range_end: Bytes::copy_from_slice(&request.range_end),
             filter: Filter { no_put: has(FilterType::Noput), no_delete: has(FilterType::Nodelete) },
             prev_kv: request.prev_kv,
         };
         let watcher = Watcher {
             watched,
-            state: State::CatchingUp(start),
+            state: State::CatchingUp(from),
+            held: Held::default(),
             start,
             progress_notify: request.progress_notify,
             fragment: request.fragment,
@@ -181,7 +206,7 @@ impl Session {
         self.watchers.insert(id, watcher);
         self.catching_up.insert(id);
         self.out.push(Response { created: true, ..Response::new(id, current) });
-        self.try_subscribe(id, start, current);
+        self.try_subscribe(id, from, current);
     }
 
     /// The id that the client named, or the next one that nobody has.
@@ -229,43 +254,39 @@ impl Session {
         }
     }
 
+    /// Takes what waits, and tells up to which revision nothing else will come.
+    fn settle(&mut self) -> Revision {
+        let shared = Arc::clone(&self.shared);
+        let (settled, drained) = shared.hub().settle(&self.queue);
+        self.deliver_all(drained);
+        settled
+    }
+
     /// Answers a request for progress, if every watcher has been told of all there is.
     fn progress(&mut self) {
-        // What waits in the queue comes first: then the answer holds for all.
-        self.drain(Waker::noop());
-        let current = self.shared.revision();
-        let is_synced = |watcher: &Watcher| {
-            matches!(watcher.state, State::Subscribed(_)) && watcher.start <= current.next()
-        };
-        if !self.watchers.is_empty() && self.watchers.values().all(is_synced) {
-            // The hub may have published since; whatever it queued is sent before the answer.
-            self.drain(Waker::noop());
-            if self.catching_up.is_empty() {
-                self.out.push(Response::new(NO_WATCH, current));
-            }
+        let settled = self.settle();
+        let mut watchers = self.watchers.values();
+        if !self.watchers.is_empty() && watchers.all(|watcher| watcher.is_settled(settled)) {
+            self.out.push(Response::new(NO_WATCH, settled));
         }
     }
 
     /// Tells idle watchers that asked for it how far they are.
     pub fn tick(&mut self) {
-        let current = self.shared.revision();
-        self.drain(Waker::noop());
-        let mut out = Vec::new();
+        let settled = self.settle();
         for (id, watcher) in &mut self.watchers {
             let was_busy = std::mem::take(&mut watcher.was_busy);
-            let is_synced = matches!(watcher.state, State::Subscribed(_));
-            if watcher.progress_notify && !was_busy && is_synced && watcher.start <= current.next()
-            {
-                out.push(Response::new(*id, current));
+            if watcher.progress_notify && !was_busy && watcher.is_settled(settled) {
+                self.out.push(Response::new(*id, settled));
             }
         }
-        self.out.append(&mut out);
     }
 
     /// Takes what the hub has queued, and reads one slice of history for the watchers that lag.
     /// True when there is more to read at once; otherwise `waker` is called when there is.
     pub fn poll(&mut self, waker: &Waker) -> Result<bool, ReadError> {
-        self.drain(waker);
+        let drained = self.queue.drain(waker);
+        self.deliver_all(drained);
         if self.catching_up.is_empty() {
             return Ok(false);
         }
@@ -273,8 +294,7 @@ impl Session {
         Ok(!self.catching_up.is_empty())
     }
 
-    fn drain(&mut self, waker: &Waker) {
-        let drained = self.queue.drain(waker);
+    fn deliver_all(&mut self, drained: Drained) {
         for batch in drained.batches {
             self.deliver(batch);
         }
@@ -304,86 +324,110 @@ impl Session {
     /// Reads one slice of history for all who lag behind its end.
     fn catch_up(&mut self) -> Result<(), ReadError> {
         let view = self.shared.view();
-        let current = view.revision();
-        let ids: Vec<WatchId> = self.catching_up.iter().copied().collect();
+        let (current, compacted) = (view.revision(), view.compact_revision());
+        let lagging: Vec<WatchId> = self.catching_up.iter().copied().collect();
         let mut first = current.next();
-        for id in &ids {
-            let Some(Watcher { state: State::CatchingUp(from), .. }) = self.watchers.get(id) else {
+        for id in lagging {
+            let Some(Watcher { state: State::CatchingUp(from), .. }) = self.watchers.get(&id)
+            else {
                 continue;
             };
-            if *from < view.compact_revision() {
-                self.cancel_compacted(*id, view.compact_revision());
+            let from = *from;
+            if from < compacted {
+                self.send_held(id, current);
+                self.cancel_compacted(id, compacted);
             } else {
-                first = first.min(*from);
+                first = first.min(from);
             }
         }
-        let next = if first > current { first } else { self.read_slice(&view, first)? };
-        let lagging: Vec<WatchId> = self.catching_up.iter().copied().collect();
-        for id in lagging {
+        let mut next = first;
+        if first <= current {
+            let (found, end) = self.read_slice(&view, first)?;
+            next = end;
+            for found in found {
+                self.hold(found, current);
+            }
+        }
+        let must_send = self.held_bytes >= HELD_BYTES_MAX;
+        for id in self.catching_up.iter().copied().collect::<Vec<_>>() {
             let Some(watcher) = self.watchers.get_mut(&id) else { continue };
             let State::CatchingUp(from) = watcher.state else { continue };
             let from = from.max(next);
             watcher.state = State::CatchingUp(from);
+            if must_send || from > current {
+                self.send_held(id, current);
+            }
             self.try_subscribe(id, from, current);
+        }
+        if must_send || self.catching_up.is_empty() {
+            self.held_bytes = 0;
         }
         Ok(())
     }
 
-    /// Sends what the watchers that lag want of the slice that begins at `first`; returns where
+    /// What the watchers that lag want of the slice that begins at `first`, in order, and where
     /// the next one begins.
-    fn read_slice(&mut self, view: &Arc<View>, first: Revision) -> Result<Revision, ReadError> {
-        let mut events: BTreeMap<WatchId, Vec<Bytes>> = BTreeMap::new();
-        let mut failure = None;
+    fn read_slice(
+        &mut self,
+        view: &View,
+        first: Revision,
+    ) -> Result<(Vec<Found>, Revision), ReadError> {
+        let (mut found, mut bytes, mut failure) = (Vec::new(), 0, None);
         let (watchers, catching_up) = (&self.watchers, &self.catching_up);
-        let slice = view.changes(
-            first,
-            CATCH_UP_REVISIONS_MAX,
-            CATCH_UP_BYTES_MAX,
-            &mut |change: &Change| {
-                let mut plain = None;
-                let mut with_previous = None;
-                for id in catching_up {
-                    let watcher = &watchers[id];
-                    let State::CatchingUp(from) = watcher.state else { continue };
-                    let wants = from <= change.at.main
-                        && watcher.watched.filter.lets_through(change.tombstone)
-                        && watcher.watched.covers(&change.key);
-                    if !wants {
-                        continue;
-                    }
-                    let event = if watcher.watched.prev_kv {
-                        with_previous
-                            .get_or_insert_with(|| {
-                                let before = view.before(&change.key, change.at.main);
-                                let before = before.unwrap_or_else(|error| {
-                                    failure = Some(error);
-                                    None
-                                });
-                                encode_event(change, before.as_ref())
-                            })
-                            .clone()
-                    } else {
-                        plain.get_or_insert_with(|| encode_event(change, None)).clone()
-                    };
-                    events.entry(*id).or_default().push(event);
+        let mut show = |change: &Change| {
+            let mut encoded = [None, None];
+            for id in catching_up {
+                let watcher = &watchers[id];
+                let State::CatchingUp(from) = watcher.state else { continue };
+                if change.at.main < from || !watcher.watched.covers(&change.key) {
+                    continue;
                 }
-            },
-        );
-        let next = match slice {
+                let Watched { filter, prev_kv, .. } = watcher.watched;
+                let event = filter.lets_through(change.tombstone).then(|| {
+                    let event = encoded[usize::from(prev_kv)].get_or_insert_with(|| {
+                        let event = encode(view, change, prev_kv, &mut failure);
+                        bytes += event.len();
+                        event
+                    });
+                    event.clone()
+                });
+                found.push((*id, change.at.main, event));
+            }
+        };
+        let end = match view.changes(first, SLICE_REVISIONS_MAX, SLICE_BYTES_MAX, &mut show) {
             // A compaction began while we read: the next slice finds out whom it concerns.
-            Err(ReadError::Compacted) => return Ok(first),
-            other => other?,
+            Err(ReadError::Compacted) => return Ok((Vec::new(), first)),
+            end => end?,
         };
         if let Some(error) = failure {
             return Err(error);
         }
-        for (id, events) in events {
-            let Some(watcher) = self.watchers.get_mut(&id) else { continue };
+        self.held_bytes += bytes;
+        Ok((found, end))
+    }
+
+    /// Keeps a change for the watcher's next response, which goes out when it is full.
+    fn hold(&mut self, (id, revision, event): Found, current: Revision) {
+        let Some(Watcher { held, .. }) = self.watchers.get(&id) else { return };
+        if revision > held.last && held.revisions >= CATCH_UP_REVISIONS_MAX {
+            self.send_held(id, current);
+        }
+        let Some(Watcher { held, .. }) = self.watchers.get_mut(&id) else { return };
+        if revision > held.last {
+            held.revisions += 1;
+            held.last = revision;
+        }
+        held.events.extend(event);
+    }
+
+    fn send_held(&mut self, id: WatchId, current: Revision) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let Held { events, .. } = std::mem::take(&mut watcher.held);
+        if !events.is_empty() {
             watcher.was_busy = true;
-            let response = Response { events, ..Response::new(id, view.revision()) };
+            let response = Response { events, ..Response::new(id, current) };
             push(&mut self.out, response, watcher.fragment, self.limits.fragment_bytes);
         }
-        Ok(next)
     }
 
     fn cancel_compacted(&mut self, id: WatchId, compacted: Revision) {
@@ -394,6 +438,23 @@ impl Session {
             ..Response::new(id, Revision(0))
         });
     }
+}
+
+impl Watcher {
+    /// Whether it was told of everything up to `settled`, and wants to be told of it.
+    fn is_settled(&self, settled: Revision) -> bool {
+        matches!(self.state, State::Subscribed(_)) && self.start <= settled
+    }
+}
+
+/// The event of a change, with the row before it when that is wanted and not compacted.
+fn encode(view: &View, change: &Change, prev_kv: bool, failure: &mut Option<ReadError>) -> Bytes {
+    let before = if prev_kv { view.before(&change.key, change.at.main) } else { Ok(None) };
+    let before = before.unwrap_or_else(|error| {
+        *failure = Some(error);
+        None
+    });
+    encode_event(change, before.as_ref())
 }
 
 impl Drop for Session {

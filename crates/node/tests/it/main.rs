@@ -3,3 +3,4 @@
 mod node;
 mod store;
 mod watch;
+mod watch_scripts;

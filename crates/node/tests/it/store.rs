@@ -1,5 +1,7 @@
 //! A store in memory, and the hand that makes its log.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Whatever a watcher asks for and however slow it is, it hears of exactly what it watches.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Waker;
