@@ -57,7 +57,7 @@ pub(super) async fn time_to_live(
     api.read_index().await?;
     let header = Some(api.header());
     let told = lease::time_to_live(api.store.lessor(), request, api.now());
-    Ok(Reply::of(&LeaseTimeToLiveResponse { header, ..told }))
+    Ok(Reply::of(&LeaseTimeToLiveResponse { header, ..told? }))
 }
 
 pub(super) fn leases(api: &Api, _: &LeaseLeasesRequest) -> Result<Reply, Status> {
