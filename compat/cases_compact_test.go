@@ -108,6 +108,16 @@ func init() {
 			Run: func(c *C) { c.Put("a=1"); c.Range(&pb.RangeRequest{Key: b("a"), Revision: c.Rev(1)}) }},
 	)
 	register("hashkv",
+		Case{Name: "of zero after a compaction at zero", Own: true, Run: func(c *C) {
+			c.Put("a=1")
+			c.Compact(0, true)
+			c.Put("a=2")
+			c.HashKV(0)
+			c.HashKV(c.Rev(2))
+			c.Compact(c.Rev(1), true)
+			c.HashKV(0)
+			c.HashKV(c.Rev(1))
+		}},
 		Case{Name: "empty store", Own: true, Run: func(c *C) {
 			c.HashKV(0)
 			c.HashKV(1)

@@ -49,7 +49,7 @@ func TestDataDir(t *testing.T) {
 	}
 	t.Run("same identities", sameIdentities)
 	t.Run("auth is refused", authRefused)
-	t.Run("a larger page size", largePages)
+	t.Run("another page size", largePages)
 }
 
 // halt ends a member gracefully or by a kill, and reads its directory with etcd's tools.

@@ -114,6 +114,11 @@ func concurrentWatches(t *testing.T, kind harness.Kind) {
 	total := 0
 	for _, s := range all {
 		total += len(s.events)
+		// etcd registers a watcher and only then reads the revision for its answer, so what is written in
+		// between is shown although the answer's revision says otherwise.
+		if n := len(s.events); n > 0 && s.ask.StartRevision == 0 {
+			s.from = min(s.from, s.events[0].Kv.ModRevision)
+		}
 		var want []*mvccpb.Event
 		for _, e := range full {
 			if s.wants(e) && e.Kv.ModRevision <= s.upTo {
