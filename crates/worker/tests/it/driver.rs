@@ -2,7 +2,6 @@
 //! a seed that decides who runs next.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -219,6 +218,7 @@ pub(crate) struct Member {
     inbox: VecDeque<Input>,
     tickets: BTreeMap<Ticket, (u64, Revision)>,
     next_ticket: u64,
+    stopped: bool,
     /// The last entry found on the disk at the start.
     pub(crate) recovered: u64,
     pub(crate) doing: Doing,
@@ -247,9 +247,7 @@ impl Member {
         let opened = bootstrap::open(&disk, &dir, &settings.files(), options, now)
             .map_err(NoStart::Refused)?;
         let restored = &opened.restored;
-        history
-            .recover(restored.base.index.get(), &restored.entries)
-            .map_err(NoStart::Wrong)?;
+        history.recover(restored.base.index.get(), &restored.entries).map_err(NoStart::Wrong)?;
         let database = opened.store.applied().0;
         if database.get() < history.database {
             let promised = history.database;
@@ -292,6 +290,7 @@ impl Member {
             inbox: VecDeque::new(),
             tickets: BTreeMap::new(),
             next_ticket: 0,
+            stopped: false,
             recovered: history.entries.len() as u64,
             doing: Doing::Other,
         })
@@ -403,7 +402,8 @@ impl Member {
                     assert!(self.shared().revision() >= acknowledged, "a stale read");
                 }
                 Answer::Refused { .. } | Answer::TicketRefused(..) => {}
-                Answer::Published | Answer::Stopped => {}
+                Answer::Published => {}
+                Answer::Stopped => self.stopped = true,
             }
         }
     }
@@ -461,6 +461,18 @@ impl Member {
             && !self.apply.is_sweeping()
     }
 
+    /// Ends as an operator would have it: everything is in the database.
+    pub(crate) fn stop(mut self, rng: &mut Rng, history: &mut History) -> Result<(), String> {
+        self.node.handle(Input::Stop);
+        for _ in 0..SETTLE_STEPS_MAX {
+            if self.stopped {
+                return self.log.close().map_err(|error| error.to_string());
+            }
+            self.step(rng, history, None).map_err(|error| error.to_string())?;
+        }
+        Err(format!("it never stopped: {:?}", self.node.status()))
+    }
+
     /// Runs, without new requests, until it leads and has replayed its log.
     pub(crate) fn settle(&mut self, rng: &mut Rng, history: &mut History) -> Result<(), String> {
         for _ in 0..SETTLE_STEPS_MAX {
@@ -508,9 +520,4 @@ pub(crate) fn verify_order(disk: &Faulty) -> Result<(), String> {
         return Err(format!("the snapshot at {} has no file, that at {found} has", at.index()));
     }
     Ok(())
-}
-
-/// A path to be named in an error.
-pub(crate) fn names_a_file(line: &str) -> bool {
-    line.contains(&Path::new(ROOT).join("member").display().to_string()) && !line.contains('\n')
 }

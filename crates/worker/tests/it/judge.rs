@@ -38,6 +38,7 @@ impl Judge {
         }
         driver::verify_order(&disk)?;
         let disk = Faulty::from_image(image, 1).map_err(|error| error.to_string())?;
+        driver::create(&disk, &self.settings).map_err(|error| error.to_string())?;
         let mut after = history.clone();
         let seed = rng.next_u64();
         let opened = Member::open(&disk, &self.settings, &self.time, &mut after, seed);
@@ -49,7 +50,7 @@ impl Judge {
         let entries = after.entries[..recovered].to_vec();
         member.settle(rng, &mut after)?;
         let found = portrait(&member.shared())?;
-        let expected = self.oracle.replay(&entries, recovered, &history.answers)?;
+        let expected = self.oracle.replay(&entries, &history.answers)?;
         let expected = portrait(&expected)?;
         if found != expected {
             let (found, expected) = (found.difference(&expected), expected.difference(&found));

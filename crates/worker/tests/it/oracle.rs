@@ -73,8 +73,7 @@ pub(crate) fn portrait(shared: &Shared) -> Result<Portrait, String> {
 pub(crate) struct Oracle {
     options: StoreOptions,
     store: Store,
-    /// Entries replayed.
-    at: usize,
+    replayed: Vec<Entry>,
     /// What the replay answered.
     answers: Answers,
 }
@@ -82,21 +81,20 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn new(options: StoreOptions) -> Self {
         let store = empty(&options);
-        Self { options, store, at: 0, answers: Answers::new() }
+        Self { options, store, replayed: Vec::new(), answers: Answers::new() }
     }
 
-    /// The state after `upto` entries; all `answers` must be among those that the replay gives.
+    /// The state after `entries`; all `answers` must be among those that the replay gives.
     pub(crate) fn replay(
         &mut self,
         entries: &[Entry],
-        upto: usize,
         answers: &Answers,
     ) -> Result<Arc<Shared>, String> {
-        // Entries after the point that was asked for last may have been lost since.
-        if upto < self.at {
+        // What was replayed last may have been lost since.
+        if !entries.starts_with(&self.replayed) {
             *self = Self::new(self.options.clone());
         }
-        for entry in &entries[self.at..upto] {
+        for entry in &entries[self.replayed.len()..] {
             let applied = self.store.apply(entry, Moment::default()).map_err(|e| e.to_string())?;
             while self.store.is_compacting() {
                 self.store.compact_slice().map_err(|error| error.to_string())?;
@@ -105,7 +103,7 @@ impl Oracle {
                 self.answers.insert(id, applied.result);
             }
         }
-        self.at = upto;
+        self.replayed = entries.to_vec();
         for (id, given) in answers {
             match self.answers.get(id) {
                 Some(replayed) if replayed == given => {}

@@ -140,9 +140,11 @@ impl Workload {
                 prev_kv,
             },
             1..5 => DeleteRangeRequest { key: one, range_end: Bytes::new(), prev_kv },
-            _ => {
-                DeleteRangeRequest { key: one.clone().min(two.clone()), range_end: one.max(two), prev_kv }
-            }
+            _ => DeleteRangeRequest {
+                key: one.clone().min(two.clone()),
+                range_end: one.max(two),
+                prev_kv,
+            },
         }
     }
 
