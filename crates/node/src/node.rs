@@ -105,6 +105,9 @@ pub struct Status {
     pub database: LogIndex,
     /// Whether this member only learns.
     pub is_learner: bool,
+    /// This member leads, has applied an entry of its term, and there is no other: whatever was
+    /// acknowledged to any client is in the view that it publishes, so that a read needs no index.
+    pub is_alone: bool,
 }
 
 /// What the log lane owes a receipt for.
@@ -226,7 +229,18 @@ impl Node {
             applied: raft.applied,
             database: self.commits.database(),
             is_learner: own.is_some_and(|own| own.is_learner),
+            is_alone: self.is_alone() && self.leads() && !self.stopping,
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.raft.is_sole_voter() && self.raft.tracker().members().count() == 1
+    }
+
+    /// Whether this member leads and has applied an entry of its own term.
+    fn leads(&self) -> bool {
+        let raft = self.raft.status();
+        raft.role == Role::Leader && self.raft.log().term(raft.applied) == Some(raft.term)
     }
 
     /// The consensus core, to look at.
@@ -478,12 +492,10 @@ impl Node {
         if self.stopping {
             return;
         }
-        let status = self.raft.status();
-        let term_applied = self.raft.log().term(status.applied) == Some(status.term);
         let standing = Standing {
-            has_leader: status.leader != MemberId::NONE,
-            leads: status.role == Role::Leader && term_applied,
-            is_alone: self.raft.tracker().members().count() == 1,
+            has_leader: self.raft.status().leader != MemberId::NONE,
+            leads: self.leads(),
+            is_alone: self.is_alone(),
         };
         let mut proposals = Vec::new();
         self.duties.due(self.now, standing, &*self.state, &mut proposals);

@@ -21,7 +21,7 @@ mod threads;
 mod waiters;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use base::{Clock, ClusterId, MemberId, RequestId, RequestIds, Revision};
@@ -148,6 +148,8 @@ struct Links {
     tickets: Waiters<Result<(), Rejected>>,
     status: Mutex<Status>,
     term: AtomicU64,
+    /// Reads need no index: see [`Status::is_alone`].
+    is_alone: AtomicBool,
     /// The database as of its last commit.
     committed: Mutex<bolt::View>,
     published: watch::Sender<bool>,
@@ -203,7 +205,9 @@ impl Member {
                 applied: opened.restored.applied(),
                 database: opened.store.applied().0,
                 is_learner: false,
+                is_alone: false,
             }),
+            is_alone: AtomicBool::new(false),
             term: AtomicU64::new(opened.restored.term().get()),
             committed: Mutex::new(opened.database.view()),
             published: watch::Sender::new(false),
@@ -321,6 +325,11 @@ impl Member {
 
     /// Waits until the published view is at least as new as the cluster was at the call.
     pub async fn read_index(&self) -> Result<(), Rejected> {
+        // An answer leaves after the view that has its write is published. While nobody else
+        // could have answered, the view has everything.
+        if self.0.links.is_alone.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.ask(|ticket| Input::ReadIndex { ticket }).await
     }
 

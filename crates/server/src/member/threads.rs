@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -110,6 +111,7 @@ pub(super) fn spawn(
                     }
                     is_first
                 });
+                links.is_alone.store(false, Ordering::Release);
                 lanes.close();
                 links.inbox.close();
             }
@@ -157,10 +159,13 @@ fn pump(
             if effects.is_empty() {
                 break;
             }
+            // Before anything is sent to a new member, which could then answer writes, too.
+            links.is_alone.store(node.status().is_alone, Ordering::Release);
             is_stopped |= dispatch(effects, links, lanes);
         }
         let status = node.status();
-        links.term.store(status.term.get(), std::sync::atomic::Ordering::Relaxed);
+        links.term.store(status.term.get(), Ordering::Relaxed);
+        links.is_alone.store(status.is_alone, Ordering::Release);
         *links.status.lock() = status;
         if status.leader != leader {
             leader = status.leader;
@@ -173,6 +178,7 @@ fn pump(
             node.handle(input);
         }
     }
+    links.is_alone.store(false, Ordering::Release);
     lanes.close();
     links.inbox.close();
     links.proposals.clear();

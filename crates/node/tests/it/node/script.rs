@@ -355,13 +355,14 @@ impl Runner {
         let status = self.node()?.status();
         let log = self.node()?.raft().log();
         Ok(format!(
-            "leader={} term={} committed={} applied={} database={} base={}\n",
+            "leader={} term={} committed={} applied={} database={} base={}{}\n",
             status.leader,
             status.term,
             status.committed,
             status.applied,
             status.database,
-            log.base().index
+            log.base().index,
+            if status.is_alone { " alone" } else { "" }
         ))
     }
 
