@@ -1,87 +1,104 @@
-//! Writes what crashes leave as real data directories, for real etcd to open.
+//! Writes what power losses leave as real data directories, for real etcd to open.
 //!
-//! `crash_images OUT SEED COUNT` makes `OUT/0000/data` and so on, each with an `expect.json` that
-//! says what a member must find there: the newest revision that a client was told, and the revision
-//! and `HashKV` that the log amounts to.
+//! `crash_images OUT SEED COUNT` makes `OUT/000/default.etcd` and so on, each beside an
+//! `expect.json`: what was acknowledged, what was being done when the power went, and the `HashKV`
+//! that the log amounts to, by revision.
 
 #![allow(
-    missing_docs,
     dead_code,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a tool, which shares its harness with the tests"
+    reason = "a tool, which shares its modules with the tests"
 )]
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::Path;
+use std::process::ExitCode;
 
-use base::Rng;
-use storage::disk::{Faulty, Image};
+use base::Revision;
+use serde_json::{Value, json};
+use storage::disk::Image;
+use store::View;
 
-#[path = "../tests/world/harness/mod.rs"]
-mod harness;
+#[path = "../tests/it/driver.rs"]
+mod driver;
+#[path = "../tests/it/judge.rs"]
+mod judge;
+#[path = "../tests/it/lives.rs"]
+mod lives;
+#[path = "../tests/it/oracle.rs"]
+mod oracle;
+#[path = "../tests/it/workload.rs"]
+mod workload;
 
-use harness::HandClock;
-use harness::life::{leave, one_life};
-use harness::reference::Summary;
-use harness::world::{End, Promised, World, check_order};
+use lives::Run;
+use workload::Kinds;
 
 /// Lives before the one whose end is kept.
-const LIVES_MAX: u64 = 5;
+const LIVES_MAX: u64 = 4;
 
-/// One image with what was promised and what it holds; `None` when nothing was promised.
-fn image(seed: u64) -> Result<Option<(Image, Promised, Summary)>, End> {
-    let mut rng = Rng::new(seed);
-    let clock = HandClock::default();
-    let (mut disk, mut promised) = (Faulty::new(seed), Promised::default());
-    for _ in 0..=rng.below(LIVES_MAX) {
-        promised = one_life(&mut rng, &disk, &clock, promised, 700)?;
-        let image = leave(&mut rng, &disk);
-        check_order(&image)?;
-        disk =
-            Faulty::from_image(&image, rng.next_u64()).map_err(|e| End::Failed(e.to_string()))?;
+/// Nothing that changes while two products look at the same image one after the other.
+const KINDS: Kinds = Kinds { short_leases: false, members: false };
+
+/// What the power left in the last life of a seed; `None` when that was not even a member.
+fn image(seed: u64) -> Result<Option<(Image, Value)>, String> {
+    let mut run = Run::new(seed, KINDS);
+    for _ in 0..run.rng.below(LIVES_MAX) {
+        run.live()?;
+        let image = run.disk.image(&mut run.rng);
+        run.resume(&image)?;
     }
-    if promised.index.0 == 0 {
+    let doing = run.live()?;
+    let image = run.disk.image(&mut run.rng);
+    if run.history.applied < 2 {
         return Ok(None);
     }
-    // Everything on this disk is durable; what a member does to it is done to a copy.
-    let image = disk.live_image();
-    let copy = Faulty::from_image(&image, seed).map_err(|e| End::Failed(e.to_string()))?;
-    let mut world = World::start(&copy, &clock, promised.clone())?;
-    world.settle()?;
-    let summary = world.check()?;
-    Ok(Some((image, promised, summary)))
+    let Some(found) = run.judge.check(&image, &run.history, &mut run.rng)? else {
+        return Ok(None);
+    };
+    let expect = json!({
+        "seed": seed,
+        "doing": format!("{doing:?}"),
+        "member_id": driver::own_id().to_string(),
+        "acknowledged": run.history.answers.len(),
+        "acknowledged_revision": run.history.acknowledged.get(),
+        "revision": found.hash.hash_revision.get(),
+        "compact_revision": found.hash.compact_revision.get(),
+        "hash_kv": hashes(&run.judge.oracle.shared().view()),
+    });
+    Ok(Some((image, expect)))
 }
 
-fn expectation(seed: u64, promised: &Promised, found: &Summary) -> String {
-    format!(
-        "{{\"seed\":{seed},\"acknowledged_index\":{},\"acknowledged_revision\":{},\"revision\":{},\
-         \"compact_revision\":{},\"hash\":{},\"leases\":{}}}\n",
-        promised.index,
-        promised.revision,
-        found.revision,
-        found.compacted,
-        found.hash,
-        found.leases.len()
-    )
+/// `HashKV` at some revisions.
+fn hashes(view: &View) -> BTreeMap<i64, u32> {
+    let (compacted, newest) = (view.compact_revision().get().max(1), view.revision().get());
+    let step = ((newest - compacted) / 4).max(1);
+    (0..4)
+        .map(|back| newest - back * step)
+        // At the compaction's own revision a hash depends on when it was compacted.
+        .filter(|at| *at > compacted)
+        .filter_map(|at| Some((at, view.hash_kv(Revision(at)).ok()?.hash)))
+        .collect()
 }
 
-fn write(out: &Path, first_seed: u64, count: usize) -> Result<(), Box<dyn std::error::Error>> {
+fn write(out: &Path, first_seed: u64, count: usize) -> Result<(), Box<dyn Error>> {
     let mut written = 0;
     for seed in first_seed.. {
         if written == count {
-            return Ok(());
+            break;
         }
-        let image = image(seed).map_err(|end| format!("seed {seed}: {end:?}"))?;
-        let Some((image, promised, found)) = image else { continue };
-        let target = out.join(format!("{written:04}"));
+        let found = image(seed).map_err(|what| format!("seed {seed}: {what}"))?;
+        let Some((image, expect)) = found else { continue };
+        let target = out.join(format!("{written:03}"));
         image.write_to(&target)?;
-        std::fs::write(target.join("expect.json"), expectation(seed, &promised, &found))?;
+        std::fs::write(target.join("expect.json"), format!("{expect:#}\n"))?;
         written += 1;
     }
     Ok(())
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let parsed = match arguments.as_slice() {
         [out, seed, count] => seed.parse().ok().zip(count.parse().ok()).map(|n| (out, n)),
@@ -89,13 +106,13 @@ fn main() -> std::process::ExitCode {
     };
     let Some((out, (seed, count))) = parsed else {
         eprintln!("usage: crash_images OUT SEED COUNT");
-        return std::process::ExitCode::from(2);
+        return ExitCode::from(2);
     };
     match write(Path::new(out), seed, count) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crash_images: {error}");
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::oracle::{Oracle, Portrait, portrait};
 pub(crate) struct Judge {
     settings: Settings,
     time: Arc<Time>,
-    oracle: Oracle,
+    /// The log's replay as of the image that was checked last.
+    pub(crate) oracle: Oracle,
 }
 
 impl Judge {

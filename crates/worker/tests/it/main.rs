@@ -8,6 +8,7 @@
 mod crash;
 mod driver;
 mod judge;
+mod lives;
 mod oracle;
 mod space;
 mod workload;

@@ -113,7 +113,11 @@ impl Oracle {
                 None => return Err(format!("acknowledged request {id} is gone: {given:?}")),
             }
         }
-        Ok(self.store.handle())
+        Ok(self.shared())
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.store.handle()
     }
 }
 

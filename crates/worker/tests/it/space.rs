@@ -1,43 +1,19 @@
 //! Disks that are full, syncs that fail, and stops: a member ends with one line that names the
 //! file, or with everything in the database, and nothing acknowledged is missing afterwards.
 
-use std::sync::Arc;
+use storage::disk::Blob;
 
-use base::Rng;
-use storage::disk::Faulty;
-
-use crate::driver::{self, History, Member, NoStart, ROOT, Settings, Time};
-use crate::judge::Judge;
-use crate::workload::{Kinds, Workload};
+use crate::driver::{self, Member, NoStart, ROOT};
+use crate::lives::Run;
+use crate::workload::Kinds;
 
 const STEPS_MAX: usize = 30_000;
 
-struct Run {
-    rng: Rng,
-    disk: Faulty,
-    settings: Settings,
-    time: Arc<Time>,
-    history: History,
-    workload: Workload,
-    judge: Judge,
+fn new(seed: u64) -> Run {
+    Run::new(seed, Kinds { short_leases: false, members: false })
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let settings = Settings::draw(&mut rng);
-        let time = Arc::new(Time::default());
-        Self {
-            rng,
-            disk: Faulty::new(seed),
-            time: Arc::clone(&time),
-            history: History::default(),
-            workload: Workload::new(seed, Kinds { short_leases: false, members: false }),
-            judge: Judge::new(settings.clone(), time),
-            settings,
-        }
-    }
-
     fn open(&mut self) -> Result<Member, String> {
         driver::create(&self.disk, &self.settings).map_err(|error| error.to_string())?;
         let (settings, seed) = (&self.settings, self.rng.next_u64());
@@ -60,14 +36,14 @@ impl Run {
     }
 
     /// What is left is whole, after a kill and after a power loss.
-    fn judge(&mut self) {
+    fn judge_all(&mut self) {
         for image in [self.disk.live_image(), self.disk.image(&mut self.rng)] {
             self.judge.check(&image, &self.history, &mut self.rng).unwrap();
         }
     }
 
     fn used(&self) -> u64 {
-        self.disk.live_image().files.values().map(storage::disk::Blob::len).sum()
+        self.disk.live_image().files.values().map(Blob::len).sum()
     }
 }
 
@@ -80,7 +56,7 @@ fn check_line(line: &str) {
 fn a_full_disk_ends_the_member_and_space_brings_it_back() {
     let (mut logs, mut databases) = (0, 0);
     for seed in 1..=14 {
-        let mut run = Run::new(seed);
+        let mut run = new(seed);
         let mut member = run.open().unwrap();
         assert_eq!(run.work(&mut member, 400), None);
         run.disk.set_capacity(Some(run.used() + run.rng.clone().below(80 << 10)));
@@ -90,18 +66,18 @@ fn a_full_disk_ends_the_member_and_space_brings_it_back() {
         logs += u32::from(line.starts_with("write-ahead log: "));
         databases += u32::from(line.starts_with("database: "));
         drop(member);
-        run.judge();
+        run.judge_all();
         // Still full: it may start and fail, or not start, and says the same.
         let started = run.open().map(|mut member| run.work(&mut member, STEPS_MAX));
         if let Ok(Some(line)) | Err(line) = started {
             check_line(&line);
         }
         run.disk.set_capacity(None);
-        run.judge();
+        run.judge_all();
         let mut member = run.open().unwrap();
         assert_eq!(run.work(&mut member, 400), None);
         drop(member);
-        run.judge();
+        run.judge_all();
     }
     assert!(logs > 0 && databases > 0, "{logs} logs and {databases} databases met the full disk");
 }
@@ -109,7 +85,7 @@ fn a_full_disk_ends_the_member_and_space_brings_it_back() {
 #[test]
 fn a_failed_sync_ends_the_member() {
     for seed in 1..=12 {
-        let mut run = Run::new(seed);
+        let mut run = new(seed);
         let mut member = run.open().unwrap();
         assert_eq!(run.work(&mut member, 200), None);
         run.disk.fail_sync_after(run.rng.clone().below(60));
@@ -117,19 +93,19 @@ fn a_failed_sync_ends_the_member() {
         check_line(&line);
         assert!(line.contains("Input/output error"), "{line}");
         drop(member);
-        run.judge();
+        run.judge_all();
     }
 }
 
 #[test]
 fn a_stop_leaves_everything_in_the_database() {
     for seed in 1..=10 {
-        let mut run = Run::new(seed);
+        let mut run = new(seed);
         let mut member = run.open().unwrap();
         assert_eq!(run.work(&mut member, 700), None);
         member.stop(&mut run.rng, &mut run.history).unwrap();
         // So that the next start finds it there.
         run.history.database = run.history.entries.len() as u64;
-        run.judge();
+        run.judge_all();
     }
 }
