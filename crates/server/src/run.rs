@@ -133,11 +133,12 @@ async fn serve(config: &Config) -> Result<End, String> {
     let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
     let member = Member::start(plan, disk, Arc::clone(&clock), observer)
         .map_err(|error| error.to_string())?;
+    let version = member.store().cluster_version();
     log::info("starting etcd server")
         .text("local-member-id", &member.id())
         .field("local-server-version", crate::api::VERSION)
         .text("cluster-id", &member.cluster_id())
-        .field("cluster-version", &member.store().cluster_version())
+        .field("cluster-version", version.as_deref().unwrap_or("to_be_decided"))
         .emit();
 
     let (phase, phases) = watch::channel(Phase::Serving);

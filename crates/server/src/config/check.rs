@@ -8,7 +8,6 @@ use net::Url;
 
 use super::flags::FEATURE_GATES;
 use super::{Config, show_duration};
-use crate::log::Level;
 
 /// The longest election timeout, in milliseconds.
 const ELECTION_MS_MAX: u64 = 50_000;
@@ -67,9 +66,6 @@ impl Config {
         }
         if self.log_outputs.len() > 1 && self.log_outputs.iter().any(|output| output == "default") {
             return Err("multi logoutput for \"default\" is not supported yet".to_owned());
-        }
-        if Level::parse(&self.log_level).is_none() {
-            return Err(format!("unrecognized level: {:?}", self.log_level));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::Config;
 use super::flags::{Effect, FLAGS, Flag, find};
 use super::value::parse_bool;
+use crate::log::Level;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -67,6 +68,11 @@ pub(crate) fn from_command_line(
                 && config.given.contains("listen-client-urls")
             {
                 config.advertise_client_urls.clear();
+            }
+            // etcd panics here, with the exit code of a flag that cannot be read.
+            if Level::parse(&config.log_level).is_none() {
+                let told = format!("unrecognized level: {:?} (--log-level)", config.log_level);
+                return Err(Refusal::Syntax(told));
             }
             config.check().map_err(Refusal::Config)
         })

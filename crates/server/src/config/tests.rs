@@ -56,6 +56,7 @@ fn flags_that_cannot_be_read_are_told_in_gos_words() {
         ),
         (&["--pre-vote=maybe"], "invalid boolean value \"maybe\" for -pre-vote: parse error"),
         (&["--name"], "flag needs an argument: -name"),
+        (&["--log-level=foo"], "unrecognized level: \"foo\" (--log-level)"),
         (&["---x"], "bad flag syntax: ---x"),
         (&["-=3"], "bad flag syntax: -=3"),
         (
@@ -102,7 +103,6 @@ fn configurations_that_cannot_be_are_told_in_etcds_words() {
         (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
         (&["--logger=foo"], "unknown logger option \"foo\""),
         (&["--log-outputs=a,default"], "multi logoutput for \"default\" is not supported yet"),
-        (&["--log-level=foo"], "unrecognized level: \"foo\""),
         (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
     ] {
         assert_eq!(read(arguments, &[]).err(), Some(Refusal::Config(told.to_owned())));
