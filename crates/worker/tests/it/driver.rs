@@ -330,7 +330,7 @@ impl Member {
 
     fn pass_time(&self, rng: &mut Rng) {
         // Now and then so long that files are purged and leases end.
-        let pause = match rng.below(300) {
+        let pause = match rng.below(100) {
             0 => Duration::from_secs(31),
             1..4 => Duration::from_secs(2),
             _ => Duration::from_micros(rng.below(PAUSE.as_micros() as u64)),
