@@ -77,11 +77,13 @@ impl DataDir {
     }
 
     /// Creates what is missing of the directories, but not that of the log, and makes their names
-    /// durable.
+    /// durable: before there is a log also those that were there, since a process that was killed
+    /// may have made them just before.
     pub fn create(&self, disk: &dyn Disk) -> io::Result<()> {
-        create_durably(disk, &self.snap())?;
+        let is_new = !self.is_initialized(disk)?;
+        create_durably(disk, &self.snap(), is_new)?;
         match self.wal.parent() {
-            Some(parent) => create_durably(disk, parent),
+            Some(parent) => create_durably(disk, parent, is_new),
             None => Ok(()),
         }
     }
@@ -109,21 +111,28 @@ impl DataDir {
     }
 }
 
-/// Creates a directory with its parents; the name of each new one is durable on return.
-fn create_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let mut missing = Vec::new();
+/// Creates a directory with its parents; the name of each new one is durable on return, and with
+/// `all` that of each that was there, as far as this process may see to it.
+fn create_durably(disk: &dyn Disk, path: &Path, all: bool) -> io::Result<()> {
+    let mut names = Vec::new();
     for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
-        if disk.exists(ancestor)? {
+        let is_there = disk.exists(ancestor)?;
+        if is_there && !all {
             break;
         }
-        missing.push(ancestor);
+        names.push((ancestor, is_there));
     }
     disk.create_dir_all(path)?;
-    for created in missing.into_iter().rev() {
-        match created.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new("."))?,
-            Some(parent) => disk.sync_dir(parent)?,
-            None => {}
+    for (name, was_there) in names.into_iter().rev() {
+        let synced = match name.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new(".")),
+            Some(parent) => disk.sync_dir(parent),
+            None => Ok(()),
+        };
+        match synced {
+            // The parent may be another's, and closed to us; then so was the making of the name.
+            Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
         }
     }
     Ok(())
@@ -156,6 +165,23 @@ mod tests {
         assert_eq!(image.directories, expected.map(PathBuf::from));
         assert!(!dir.is_initialized(&disk).unwrap());
         dir.create(&disk).unwrap();
+    }
+
+    #[test]
+    fn directories_that_a_killed_process_made_become_durable() {
+        let dir = DataDir::new("/a/b");
+        let expected = ["/a", "/a/b", "/a/b/member", "/a/b/member/snap"];
+        for killed_at in 0..8 {
+            let disk = Faulty::new(0);
+            disk.crash_at(killed_at);
+            assert!(dir.create(&disk).is_err());
+            disk.restart();
+            dir.create(&disk).unwrap();
+            for draw in 0..8 {
+                let image = disk.image(&mut Rng::new(draw));
+                assert_eq!(image.directories, expected.map(PathBuf::from), "{killed_at} {draw}");
+            }
+        }
     }
 
     #[test]
