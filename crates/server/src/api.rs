@@ -118,12 +118,18 @@ impl Api {
     }
 
     /// Proposes, and waits until it is applied.
-    pub(crate) async fn propose(&self, request: InternalRaftRequest) -> Result<Response, Rejected> {
-        let answer = self.member.propose(request).await.map(|answer| answer.response);
-        if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
-            self.metrics.proposals_failed.increment();
+    pub(crate) fn propose(
+        &self,
+        request: InternalRaftRequest,
+    ) -> impl Future<Output = Result<Response, Rejected>> + Send + '_ {
+        let proposal = self.member.propose(request);
+        async move {
+            let answer = proposal.await.map(|answer| answer.response);
+            if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
+                self.metrics.proposals_failed.increment();
+            }
+            answer
         }
-        answer
     }
 
     /// Waits until the published view is as new as the cluster is now.
@@ -145,9 +151,10 @@ impl Api {
             member_id: self.member.id().get(),
             alarm: AlarmType::Nospace as i32,
         };
-        let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+        let proposal =
+            self.propose(InternalRaftRequest { alarm: Some(alarm), ..Default::default() });
         // Whatever comes of the alarm, this request is refused.
-        drop(self.propose(request).await);
+        drop(Box::pin(proposal).await);
         Err(Rejected::NoSpace)
     }
 }

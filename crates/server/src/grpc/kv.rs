@@ -29,8 +29,8 @@ pub(super) fn mismatched(response: &Response) -> Status {
 pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status> {
     api.check_quota(put_cost(&request)).await?;
     check_put(&request)?;
-    let request = InternalRaftRequest { put: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal = api.propose(InternalRaftRequest { put: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::Put(mut response) => {
             api.metrics.puts.increment();
             api.fill(&mut response.header);
@@ -42,9 +42,9 @@ pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status>
 
 pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Reply, Status> {
     check_delete_range(&request)?;
-    let request =
-        InternalRaftRequest { delete_range: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal =
+        api.propose(InternalRaftRequest { delete_range: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::DeleteRange(mut response) => {
             api.metrics.deletes.increment();
             api.fill(&mut response.header);
@@ -55,9 +55,9 @@ pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Resu
 }
 
 pub(super) async fn compact(api: &Api, request: CompactionRequest) -> Result<Reply, Status> {
-    let request =
-        InternalRaftRequest { compaction: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal =
+        api.propose(InternalRaftRequest { compaction: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::Compaction(mut response) => {
             api.fill(&mut response.header);
             Ok(Reply::of(&response))

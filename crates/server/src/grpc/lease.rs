@@ -24,9 +24,9 @@ use crate::api::Api;
 pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
     api.check_quota(LEASE_COST).await?;
     lease::choose_id(&mut request, &api.lease_ids);
-    let request =
-        InternalRaftRequest { lease_grant: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal =
+        api.propose(InternalRaftRequest { lease_grant: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::LeaseGrant(mut response) => {
             api.metrics.leases_granted.increment();
             api.fill(&mut response.header);
@@ -37,9 +37,9 @@ pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<R
 }
 
 pub(super) async fn revoke(api: &Api, request: LeaseRevokeRequest) -> Result<Reply, Status> {
-    let request =
-        InternalRaftRequest { lease_revoke: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal =
+        api.propose(InternalRaftRequest { lease_revoke: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::LeaseRevoke(mut response) => {
             api.metrics.leases_revoked.increment();
             api.fill(&mut response.header);

@@ -39,8 +39,8 @@ pub(super) async fn alarm(api: &Api, request: AlarmRequest) -> Result<Reply, Sta
     if !(0..=ALARM_ACTION_MAX).contains(&request.action) {
         return Err(Rejected::UnknownMethod.into());
     }
-    let request = InternalRaftRequest { alarm: Some(request), ..InternalRaftRequest::default() };
-    match api.propose(request).await? {
+    let proposal = api.propose(InternalRaftRequest { alarm: Some(request), ..Default::default() });
+    match proposal.await? {
         Response::Alarm(mut response) => {
             api.fill(&mut response.header);
             Ok(Reply::of(&response))

@@ -36,8 +36,9 @@ pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status>
     let mut response = if is_read_only(&request) {
         read(api, &request).await?
     } else {
-        let request = InternalRaftRequest { txn: Some(request), ..InternalRaftRequest::default() };
-        match api.propose(request).await? {
+        let proposal =
+            api.propose(InternalRaftRequest { txn: Some(request), ..Default::default() });
+        match proposal.await? {
             Response::Txn(response) => response,
             other => return Err(mismatched(&other)),
         }

@@ -271,11 +271,19 @@ impl Member {
         self.0.links.proposals.len()
     }
 
-    /// Puts a request into the log and waits until it is applied here.
-    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Answer, Rejected> {
+    /// Puts a request into the log and waits until it is applied here. Encodes before it waits,
+    /// so that the wait does not carry the request around.
+    pub fn propose(
+        &self,
+        mut request: InternalRaftRequest,
+    ) -> impl Future<Output = Result<Answer, Rejected>> + Send + '_ {
         let id = self.0.ids.next();
         request.header = Some(RequestHeader { id: id.get(), ..RequestHeader::default() });
         let data = Bytes::from(request.encode_to_vec());
+        self.propose_encoded(id, data)
+    }
+
+    async fn propose_encoded(&self, id: RequestId, data: Bytes) -> Result<Answer, Rejected> {
         if data.len() > self.0.request_bytes_max {
             return Err(Rejected::RequestTooLarge);
         }
