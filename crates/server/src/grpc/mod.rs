@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_wait_stays_small() {
         // It is moved three times in its life, for every request.
-        let bytes = size_of_wait(|api, peer, request| serve(api, peer, request));
+        let bytes = size_of_wait(serve);
         assert!(bytes <= 2_560, "{bytes} bytes");
     }
 }

@@ -80,11 +80,6 @@ impl<T> Inbox<T> {
         Some(std::mem::take(&mut state.items))
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.state.lock().items.is_empty()
-    }
-
     /// Takes nothing new; the reader ends when it has what is there.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
