@@ -1,7 +1,6 @@
 package compat
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand"
 	"os"
@@ -20,10 +19,12 @@ type spoiled struct {
 	m     *harness.Member
 	clean string // where the unbroken directory is kept
 	state string
+	// The log no longer begins at the beginning: what its snapshots cover is only in the database.
+	released bool
 }
 
-func newSpoiled(t *testing.T, kind harness.Kind) *spoiled {
-	m := harness.Launch(t, kind)
+func newSpoiled(t *testing.T, kind harness.Kind, flags ...string) *spoiled {
+	m := harness.Launch(t, kind, flags...)
 	work(t, m, rand.New(rand.NewSource(6)), 300)
 	disarm(t, m)
 	client := m.Client()
@@ -33,7 +34,8 @@ func newSpoiled(t *testing.T, kind harness.Kind) *spoiled {
 		}
 	}
 	client.Close()
-	s := &spoiled{m: m, clean: filepath.Join(t.TempDir(), "clean"), state: state(t, m)}
+	s := &spoiled{m: m, clean: filepath.Join(t.TempDir(), "clean"), state: state(t, m),
+		released: len(flags) > 0}
 	harness.MustStop(t, m)
 	harness.CopyDir(t, m.Dir, s.clean)
 	return s
@@ -90,6 +92,8 @@ func TestBadInput(t *testing.T) {
 	}
 	for _, kind := range []harness.Kind{harness.Real, harness.Ours} {
 		s := newSpoiled(t, kind)
+		t.Run(fmt.Sprintf("database missing, log released, left by %s", kind),
+			newSpoiled(t, kind, "--snapshot-count=40").rebuilt)
 		run := func(name string, f func(t *testing.T)) {
 			t.Run(fmt.Sprintf("%s left by %s", name, kind), f)
 		}
@@ -101,7 +105,7 @@ func TestBadInput(t *testing.T) {
 		run("page header flipped", s.flippedPages)
 		run("database cut off", s.cutDatabase)
 		run("database of zeros", s.zeroDatabase)
-		run("database missing", s.missingDatabase)
+		run("database missing", s.rebuilt)
 		run("log segment missing", s.missingSegment)
 	}
 	t.Run("flags", badFlags)
@@ -168,7 +172,7 @@ func (s *spoiled) flippedMetas(t *testing.T) {
 	file := harness.DBFile(m.Dir)
 	patch(t, file, 40, flip, 1)
 	patch(t, file, 4096+40, flip, 1)
-	refused(t, m, "snap/db", "offset")
+	refused(t, m, "snap/db", "at byte")
 }
 
 // flippedMeta: one meta page may be torn by a crash, so the other one must do; nothing may be lost.
@@ -180,7 +184,7 @@ func (s *spoiled) flippedMeta(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := m.WaitReady(harness.StartTimeout); err != nil {
-			refusal(t, m, "snap/db", "offset")
+			refusal(t, m, "snap/db", "at byte")
 			continue
 		}
 		if after := state(t, m); after != s.state {
@@ -190,65 +194,58 @@ func (s *spoiled) flippedMeta(t *testing.T) {
 	}
 }
 
-// flippedPages breaks the header of every page in use, one at a time: each is either refused or is
-// a page that holds nothing now.
+// flippedPages breaks headers of pages in use, one at a time; each must be refused, unless nothing
+// needs the page any more.
 func (s *spoiled) flippedPages(t *testing.T) {
 	m := s.again(t)
 	file := harness.DBFile(m.Dir)
-	bytes, err := os.ReadFile(file)
+	pages, err := harness.Pages(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := int64(binary.LittleEndian.Uint64(newestMeta(bytes)[16+16:]))
-	pages, tried := int64(len(bytes)/4096), 0
-	for page := int64(2); page < pages && tried < 6; page += 1 + pages/8 {
-		tried++
-		m := s.again(t)
-		patch(t, file, page*4096, flip, 1)
-		if err := m.Spawn(); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.WaitReady(harness.StartTimeout); err != nil {
-			refusal(t, m, "snap/db", "offset", fmt.Sprint(page*4096))
-		} else if after := state(t, m); after != s.state {
-			t.Errorf("page %d: served, and the data differ\n%s", page, differences(s.state, after))
+	for i := 0; i < len(pages); i += 1 + len(pages)/8 {
+		for _, at := range []int64{0, 8} { // the page's own number, its kind
+			offset := pages[i]*4096 + at
+			m := s.again(t)
+			patch(t, file, offset, flip, 1)
+			refused(t, m, "snap/db", "at byte", fmt.Sprint(offset))
 		}
 	}
-	m = s.again(t)
-	patch(t, file, root*4096+8, flip, 1) // the flags of the root page
-	refused(t, m, "snap/db", "offset", fmt.Sprint(root*4096))
-}
-
-func newestMeta(bytes []byte) []byte {
-	first, second := bytes[:4096], bytes[4096:8192]
-	txid := func(page []byte) uint64 { return binary.LittleEndian.Uint64(page[16+48:]) }
-	if txid(second) > txid(first) {
-		return second
-	}
-	return first
 }
 
 func (s *spoiled) cutDatabase(t *testing.T) {
-	for _, size := range []int64{0, 1, 4096, 8192, 20000} {
+	for _, size := range []int64{1, 4096, 8192, 20000} {
 		m := s.again(t)
 		if err := os.Truncate(harness.DBFile(m.Dir), size); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, m, "snap/db")
+		refused(t, m, "snap/db", "at byte")
+	}
+}
+
+// rebuilt: without a database, the log alone must do when it is whole, and be refused when it is not.
+func (s *spoiled) rebuilt(t *testing.T) {
+	for _, how := range []func(string) error{
+		os.Remove, func(file string) error { return os.Truncate(file, 0) },
+	} {
+		m := s.again(t)
+		if err := how(harness.DBFile(m.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		if s.released {
+			refused(t, m, "database", "snapshot")
+			continue
+		}
+		harness.MustStart(t, m)
+		if after := state(t, m); after != s.state {
+			t.Errorf("the data differ\n%s", differences(s.state, after))
+		}
 	}
 }
 
 func (s *spoiled) zeroDatabase(t *testing.T) {
 	m := s.again(t)
 	if err := os.WriteFile(harness.DBFile(m.Dir), make([]byte, 65536), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	refused(t, m, "snap/db")
-}
-
-func (s *spoiled) missingDatabase(t *testing.T) {
-	m := s.again(t)
-	if err := os.Remove(harness.DBFile(m.Dir)); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, m, "snap/db")
@@ -275,6 +272,12 @@ func badFlags(t *testing.T) {
 		t.Run(flag, func(t *testing.T) {
 			m := harness.Prepare(t, harness.Ours, flag)
 			name, _, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")
+			switch name { // etcd's own words
+			case "initial-cluster":
+				name = "initial cluster configuration"
+			case "auto-compaction-retention":
+				name = "CompactionRetention"
+			}
 			refused(t, m, name)
 		})
 	}

@@ -338,7 +338,13 @@ func refusal(t *testing.T, m *harness.Member, words ...string) {
 	case <-ctx.Done():
 		t.Fatalf("%s still runs\n%s", m.Kind, m.LogTail(20))
 	}
-	log := m.LastLog()
+	var kept []string
+	for _, line := range splitLines(m.LastLog()) {
+		if !strings.Contains(line, `"level":"info"`) {
+			kept = append(kept, line)
+		}
+	}
+	log := joinLines(kept)
 	if m.ExitCode() <= 0 {
 		t.Errorf("ended with %s\n%s", m.ExitText(), log)
 	}

@@ -18,7 +18,9 @@ import (
 // expectation is what the maker of an image knows about it.
 type expectation struct {
 	AcknowledgedRevision int64 `json:"acknowledged_revision"`
-	// HashKV by revision, computed by the maker from the log it acknowledged.
+	Revision             int64 // what the log in the image amounts to
+	CompactRevision      int64 `json:"compact_revision"`
+	// HashKV by revision, computed by replaying the log.
 	HashKV map[string]uint32 `json:"hash_kv"`
 }
 
@@ -121,6 +123,9 @@ func checkExpectation(t *testing.T, m *harness.Member, want expectation) {
 	if p.Header.Revision < want.AcknowledgedRevision {
 		t.Errorf("%s is at revision %d, %d was acknowledged", m.Kind, p.Header.Revision,
 			want.AcknowledgedRevision)
+	}
+	if want.Revision != 0 && p.Header.Revision != want.Revision {
+		t.Errorf("%s is at revision %d, the log amounts to %d", m.Kind, p.Header.Revision, want.Revision)
 	}
 	for at, hash := range want.HashKV {
 		revision, err := strconv.ParseInt(at, 10, 64)
