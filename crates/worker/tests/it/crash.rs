@@ -1,6 +1,7 @@
 //! Power losses and kills between any two operations of the disk.
 //!
-//! `CRASH_SEEDS` says how many histories are tried, `CRASH_SEED` with which one to begin.
+//! `CRASH_SEEDS` says how many histories are tried, `CRASH_SEED` with which one to begin;
+//! `CRASH_EVERY=1` tries every operation of one history.
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -9,7 +10,7 @@ use crate::driver::Doing;
 use crate::lives::Run;
 use crate::workload::Kinds;
 
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 32;
 const LIVES: u64 = 5;
 const IMAGES: u64 = 3;
 
@@ -84,6 +85,21 @@ fn nothing_acknowledged_is_lost_whatever_the_power_interrupts() {
             assert!(seen.crashes.contains_key(&doing), "no crash while {doing:?}: {seen:?}");
         }
         assert!(seen.compacted * 2 > seen.images, "{seen:?}");
+    }
+}
+
+/// One history, cut off between every two of its operations (or, in a short run, some of them).
+#[test]
+fn every_operation_may_be_the_last() {
+    const OPERATIONS: u64 = 700;
+    let every = number("CRASH_EVERY", 29);
+    for last in (0..OPERATIONS).step_by(every as usize) {
+        let mut run = Run::new(3, Kinds { short_leases: true, members: true });
+        let doing = run.live_for(last).unwrap();
+        for image in [run.disk.image(&mut run.rng), run.disk.live_image()] {
+            let found = run.judge.check(&image, &run.history, &mut run.rng);
+            assert!(found.is_ok(), "operation {last}, {doing:?}: {}", found.unwrap_err());
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use storage::bolt;
 use storage::datadir::DataDir;
 use storage::disk::{Disk, Faulty};
 use storage::wal;
-use store::{ApplyError, Response, Shared, StoreOptions};
+use store::{ApplyError, HashKv, Response, Shared, StoreOptions};
 use worker::bootstrap::{self, FileOptions, InitialMember, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
 
@@ -454,11 +454,9 @@ impl Member {
     }
 
     /// Leads, and has applied everything that was found at the start.
-    fn is_settled(&self) -> bool {
+    fn has_replayed(&self) -> bool {
         let status = self.node.status();
-        status.leader == own_id()
-            && status.applied >= LogIndex(self.recovered)
-            && !self.apply.is_sweeping()
+        status.leader == own_id() && status.applied >= LogIndex(self.recovered)
     }
 
     /// Ends as an operator would have it: everything is in the database.
@@ -473,11 +471,21 @@ impl Member {
         Err(format!("it never stopped: {:?}", self.node.status()))
     }
 
-    /// Runs, without new requests, until it leads and has replayed its log.
-    pub(crate) fn settle(&mut self, rng: &mut Rng, history: &mut History) -> Result<(), String> {
+    /// Runs, without new requests, until it leads and has replayed its log, then until compactions
+    /// have removed their rows. All hashes on the way must be the same: they are returned.
+    pub(crate) fn settle(
+        &mut self,
+        rng: &mut Rng,
+        history: &mut History,
+    ) -> Result<Vec<HashKv>, String> {
+        let mut hashes = Vec::new();
         for _ in 0..SETTLE_STEPS_MAX {
-            if self.is_settled() {
-                return Ok(());
+            if self.has_replayed() {
+                let hash = self.shared().view().hash_kv(Revision(0));
+                hashes.push(hash.map_err(|error| format!("hash: {error}"))?);
+                if !self.apply.is_sweeping() {
+                    return Ok(hashes);
+                }
             }
             self.step(rng, history, None).map_err(|error| error.to_string())?;
         }

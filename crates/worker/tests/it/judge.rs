@@ -49,13 +49,16 @@ impl Judge {
         })?;
         let recovered = member.recovered as usize;
         let entries = after.entries[..recovered].to_vec();
-        member.settle(rng, &mut after)?;
+        let hashes = member.settle(rng, &mut after)?;
         let found = portrait(&member.shared())?;
         let expected = self.oracle.replay(&entries, &history.answers)?;
         let expected = portrait(&expected)?;
         if found != expected {
-            let (found, expected) = (found.difference(&expected), expected.difference(&found));
-            return Err(format!("found {found}, the log says {expected}"));
+            let (found, log) = (found.difference(&expected), expected.difference(&found));
+            return Err(format!("found {found}, the log says {log}"));
+        }
+        if let Some(early) = hashes.iter().find(|early| **early != expected.hash) {
+            return Err(format!("{early:?} before compactions had removed their rows"));
         }
         let (revision, acknowledged) = (found.hash.hash_revision, history.acknowledged);
         if revision < acknowledged {

@@ -37,12 +37,18 @@ impl Run {
     /// Starts and works until the disk stops, at one of its next operations. What was being done
     /// then.
     pub(crate) fn live(&mut self) -> Result<Doing, String> {
-        let ahead = match self.rng.below(6) {
+        let operations = match self.rng.below(6) {
             0 => self.rng.below(40),
             1 | 2 => self.rng.below(200),
             _ => self.rng.below(900),
         };
-        self.disk.crash_at(self.disk.operations() + ahead);
+        self.live_for(operations)
+    }
+
+    /// The same, after so many operations.
+    pub(crate) fn live_for(&mut self, operations: u64) -> Result<Doing, String> {
+        self.disk.crash_at(self.disk.operations() + operations);
+        self.workload.begin();
         self.live_until_crash()
     }
 

@@ -12,8 +12,8 @@ use proto::etcdserverpb::{
 };
 use proto::raftpb::{ConfChange, ConfChangeType};
 
-/// Written first and never deleted, so that no compaction leaves nothing: then the hash depends on
-/// how far the removal is, in etcd too.
+/// Written first in each life and never deleted, so that no compaction leaves nothing: then the
+/// hash would depend on how far the removal is, in etcd too.
 pub(crate) const ANCHOR: &[u8] = b"anchor";
 
 const KEYS: u64 = 48;
@@ -59,6 +59,11 @@ impl Workload {
             next_member: 1000,
             learner: None,
         }
+    }
+
+    /// The member starts; what was proposed last may be lost.
+    pub(crate) fn begin(&mut self) {
+        self.anchored = false;
     }
 
     /// The next proposal, where the state is at `revision`.
