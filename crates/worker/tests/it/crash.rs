@@ -10,7 +10,7 @@ use crate::driver::Doing;
 use crate::lives::Run;
 use crate::workload::Kinds;
 
-const SEEDS: u64 = 32;
+const SEEDS: u64 = 16;
 const LIVES: u64 = 5;
 const IMAGES: u64 = 3;
 
