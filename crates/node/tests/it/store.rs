@@ -80,3 +80,8 @@ pub(crate) fn delete(key: &str, range_end: &str) -> RequestOp {
     };
     RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
 }
+
+pub(crate) fn nested(op: RequestOp) -> RequestOp {
+    let txn = TxnRequest { success: vec![op], ..TxnRequest::default() };
+    RequestOp { request: Some(Request::RequestTxn(txn)) }
+}

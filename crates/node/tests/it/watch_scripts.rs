@@ -1,6 +1,7 @@
 //! Scripts that change a store and tell what the streams that watch it answer.
 //!
 //! - `put KEY=VALUE...`, `del KEY [END]`: one transaction each; `revision` tells the newest one.
+//! - `put_del KEY=VALUE`: both in one transaction.
 //! - `history COUNT KEY`: so many puts of one key. `compact REVISION`.
 //! - `create [id=] [key=] [end=] [rev=] [prev_kv] [progress] [fragment] [no_put] [no_delete]`,
 //!   `cancel ID`, `progress`, `tick`: a stream's requests, and its clock. The stream is the
@@ -27,7 +28,7 @@ use proto::etcdserverpb::{
 };
 use proto::mvccpb::{Event, KeyValue};
 
-use crate::store::{Member, delete, put};
+use crate::store::{Member, delete, nested, put};
 
 const FRAGMENT_BYTES: usize = 100;
 
@@ -78,6 +79,10 @@ impl Runner {
                 let puts = std::iter::from_fn(|| args.next_key());
                 let ops = puts.map(|(key, value)| put(key, value)).collect();
                 self.member.txn(ops);
+            }
+            "put_del" => {
+                let (key, value) = args.next_key().ok_or("key=value?")?;
+                self.member.txn(vec![nested(put(key, value)), nested(delete(key, ""))]);
             }
             "del" => {
                 let key = args.next_pos().ok_or("key?")?;
@@ -200,7 +205,7 @@ impl goldenscript::Runner for Runner {
         let mut out = String::new();
         let shared = self.member.shared();
         let name = command.name.as_str();
-        if ["put", "del", "history", "compact"].contains(&name) {
+        if ["put", "put_del", "del", "history", "compact"].contains(&name) {
             self.write(command)?;
             return Ok(out);
         }

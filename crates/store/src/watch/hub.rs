@@ -120,20 +120,30 @@ impl<'a> Encoder<'a> {
     }
 
     fn event(&mut self, at: usize, prev_kv: bool) -> Bytes {
-        let change = &self.changes[at];
-        let cached = if prev_kv { &mut self.with_previous[at] } else { &mut self.plain[at] };
+        let cached = if prev_kv { &self.with_previous[at] } else { &self.plain[at] };
         if let Some(event) = cached {
             return event.clone();
         }
-        // A row that cannot be read is found again, and reported, by whoever reads it on demand;
-        // here the event goes out without it, as etcd's does when it is compacted.
-        let previous = change
-            .previous
-            .filter(|_| prev_kv)
-            .and_then(|previous| self.view.row(previous).ok().flatten());
+        let change = &self.changes[at];
+        let previous = if prev_kv { self.previous(change) } else { None };
         let event = encode_event(change, previous.as_ref());
+        let cached = if prev_kv { &mut self.with_previous[at] } else { &mut self.plain[at] };
         *cached = Some(event.clone());
         event
+    }
+
+    /// The row as it was before the revision. A row that cannot be read is found again, and
+    /// reported, by whoever reads it on demand; here the event goes out without it, as etcd's does
+    /// when it is compacted.
+    fn previous(&self, change: &Change) -> Option<Bytes> {
+        let previous = change.previous?;
+        let row = if previous.main < change.at.main {
+            self.view.row(previous)
+        } else {
+            // The same transaction has put it, in a branch before this one.
+            self.view.before(&change.key, change.at.main)
+        };
+        row.ok().flatten()
     }
 
     /// The events of these changes that a variant lets through.
