@@ -96,6 +96,26 @@ func init() {
 			c.Txn(then(del("a", ""), del("a", "c")))
 			w.Log(1)
 		}},
+		Case{Name: "put, then deleted, in one transaction", Run: func(c *C) {
+			c.Put("a=0")
+			ask := func() *W { return everything(&W{PrevKv: true}) }
+			w := c.Watch(ask())
+			c.Txn(then(sub(then(put("a", "1"), put("new", "1"))), sub(then(del("a", "z")))))
+			w.Log(1)
+			q := ask()
+			q.StartRevision = c.Rev(2)
+			c.Watch(q).Log(1)
+		}},
+		Case{Name: "deleted, then put, in one transaction", Run: func(c *C) {
+			c.Put("a=0", "b=0")
+			ask := func() *W { return everything(&W{PrevKv: true}) }
+			w := c.Watch(ask())
+			c.Txn(then(del("a", "\x00"), put("a", "1"), put("c", "1")))
+			w.Log(1)
+			q := ask()
+			q.StartRevision = c.Rev(3)
+			c.Watch(q).Log(1)
+		}},
 		Case{Name: "prev_kv", Run: func(c *C) {
 			c.Put("a=0")
 			w := c.Watch(&W{Key: b("a"), PrevKv: true})

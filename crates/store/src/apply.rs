@@ -16,6 +16,8 @@
 //! *Contract.* `server/etcdserver/apply` and `apply` of `server/etcdserver/server.go` of etcd
 //! v3.7.1.
 
+use std::sync::Arc;
+
 use base::{LeaseId, LogIndex, MemberId, Moment, RequestId, Revision, Term};
 use bytes::Bytes;
 use prost::Message;
@@ -384,14 +386,16 @@ impl Store {
 
     fn revoke(&mut self, request: &LeaseRevokeRequest) -> Result<LeaseRevokeResponse, TxnError> {
         let id = LeaseId(request.id);
-        let keys = self.shared.lessor.keys(id).ok_or(ApplyError::LeaseNotFound)?;
+        let shared = Arc::clone(&self.shared);
+        let keys = shared.lessor.keys(id).ok_or(ApplyError::LeaseNotFound)?;
         self.write(|writer| {
             for key in &keys {
                 writer.delete(key);
             }
+            // Whoever is told of the deletions must find the lease gone.
+            shared.lessor.remove(id);
             Ok(())
         })?;
-        self.shared.lessor.remove(id);
         self.table().delete(schema::LEASE, schema::lease(id));
         Ok(LeaseRevokeResponse { header: self.header() })
     }

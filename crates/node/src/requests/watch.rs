@@ -449,7 +449,11 @@ impl Watcher {
 
 /// The event of a change, with the row before it when that is wanted and not compacted.
 fn encode(view: &View, change: &Change, prev_kv: bool, failure: &mut Option<ReadError>) -> Bytes {
-    let before = if prev_kv { view.before(&change.key, change.at.main) } else { Ok(None) };
+    let before = if prev_kv && !change.creates() {
+        view.before(&change.key, change.at.main)
+    } else {
+        Ok(None)
+    };
     let before = before.unwrap_or_else(|error| {
         *failure = Some(error);
         None

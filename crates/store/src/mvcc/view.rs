@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use super::hash::HashCache;
 use super::index::Index;
 use super::revision::RevKey;
-use super::row;
+use super::row::{self, Parts};
 use crate::backend::Tables;
 use crate::error::{Damage, ReadError};
 
@@ -49,6 +49,14 @@ pub struct Change {
     /// The put that it replaced or deleted. Known while the change is new; [`View::before`]
     /// finds it later.
     pub previous: Option<RevKey>,
+}
+
+impl Change {
+    /// It is the put that its key began with; what was there before is no longer the same key.
+    pub fn creates(&self) -> bool {
+        let parts = if self.tombstone { None } else { Parts::read(&self.row) };
+        parts.is_some_and(|parts| parts.create == self.at.main)
+    }
 }
 
 impl fmt::Debug for View {
