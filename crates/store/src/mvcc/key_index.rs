@@ -293,9 +293,17 @@ impl KeyIndex {
 
 impl Generations {
     /// The first generation that ends at or after `at`; the open one (its position is the number
-    /// of closed ones) when none does.
+    /// of closed ones) when none does. A transaction may delete a key and put it again: then that
+    /// of the put. (etcd chooses the other, and loses a row that its index names.)
     fn chosen(&self, at: Revision) -> usize {
-        self.closed.partition_point(|closed| closed.last().is_some_and(|last| last.main < at))
+        let ends_before = |closed: &Generation| closed.last().is_some_and(|last| last.main < at);
+        let mut chosen = self.closed.partition_point(ends_before);
+        while self.closed.get(chosen).and_then(Generation::last).is_some_and(|l| l.main == at)
+            && self.closed.get(chosen + 1).unwrap_or(&self.open).first() == Some(at.0)
+        {
+            chosen += 1;
+        }
+        chosen
     }
 }
 
@@ -354,6 +362,18 @@ mod tests {
         assert_eq!(kept(4), (Some((4, false)), true, 2));
         assert_eq!(kept(5), (Some((5, true)), true, 1));
         assert_eq!(kept(6), (None, false, 0));
+    }
+
+    #[test]
+    fn a_put_after_a_delete_in_one_transaction_is_kept() {
+        let mut key = KeyIndex::created(at(1));
+        assert!(key.delete(at(2)));
+        let put = RevKey::new(Revision(2), 1);
+        key.put(put);
+        assert_eq!(key.kept(Revision(2)), Some(Kept { at: put, tombstone: false }));
+        assert!(key.compact(Revision(2)));
+        assert_eq!(key.revisions(), 1);
+        assert_eq!(key.get(Revision(2)).map(|found| found.modified), Some(put));
     }
 
     #[test]
