@@ -1,6 +1,7 @@
 //! Reads the URLs that operators give to members, with etcd's refusals.
 //!
-//! *Contract.* `client/pkg/types/urls.go` of etcd v3.7.1, and of Go's `net/url` what these URLs use.
+//! *Contract.* `client/pkg/types/urls.go` of etcd v3.7.1, and of Go's `net/url` what these URLs
+//! use.
 
 use std::fmt;
 use std::net::IpAddr;

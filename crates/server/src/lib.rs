@@ -1,4 +1,5 @@
-//! Runs a member: configuration, bootstrap, threads; translates gRPC and HTTP to the node's typed calls.
+//! Runs a member: configuration, bootstrap, threads; translates gRPC and HTTP to the node's typed
+//! calls.
 //!
 //! ```text
 //!  main ─► config ─► run ─► plan ─► member (threads: pump, log, apply, commit)

@@ -5,7 +5,8 @@
 //! membership [`document`]; the keys and values are in the database.
 //!
 //! *Invariants.* A file that [`Snapshots::save`] has returned for is durable, name included. It is
-//! written in place: a torn one fails its checksum, is renamed `*.broken`, and an older one is used.
+//! written in place: a torn one fails its checksum, is renamed `*.broken`, and an older one is
+//! used.
 //!
 //! *Absent.* Reading the document: etcd 3.7 and we take the members from the database.
 //!
@@ -103,7 +104,8 @@ impl Snapshots {
         self.disk.sync_dir(&self.dir)
     }
 
-    /// The newest snapshot that is whole and has a record in the log (see [`crate::wal::snapshots`]).
+    /// The newest snapshot that is whole and has a record in the log (see
+    /// [`crate::wal::snapshots`]).
     /// Newer files that are broken are renamed.
     pub fn load_newest(&self, recorded: &[walpb::Snapshot]) -> Result<Loaded, Error> {
         let mut loaded = Loaded::default();

@@ -208,13 +208,19 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Member "max-snapshots" "5" set!(u64 max_snapshots), "Snapshot files to keep (0: all). Deprecated by etcd 3.6.";
     Member "max-wals" "5" set!(u64 max_wals), "Log files to keep (0: all).";
     Member "memory-mlock" "false" UNBUILT_SWITCH, "Keep the member's memory from being swapped out.";
-    Member "quota-backend-bytes" "0" Effect::Value(|config, text| assign(&mut config.quota_backend_bytes, parse_i64(text))), "Bytes the database may take before writes are refused (0: 2 GiB, negative: no limit).";
+    Member "quota-backend-bytes" "0"
+        Effect::Value(|config, text| assign(&mut config.quota_backend_bytes, parse_i64(text))),
+        "Bytes the database may take before writes are refused (0: 2 GiB, negative: no limit).";
     Member "backend-bbolt-freelist-type" "map" Effect::Unbuilt(&["", "map", "array"]), "Without effect here: free pages are always kept in a map.";
     Member "backend-batch-interval" "" set!(duration backend_batch_interval), "The longest wait of changes for the database's commit (0: 100ms).";
     Member "backend-batch-limit" "0" set!(u64 backend_batch_limit), "Changes that force the database's commit (0: 10000).";
     Member "max-txn-ops" "128" set!(u64 max_txn_ops), "Operations that a transaction may have.";
     Member "max-request-bytes" "1572864" set!(u64 max_request_bytes), "Bytes that a write request may have.";
-    Member "max-concurrent-streams" "4294967295" Effect::Value(|config, text| assign(&mut config.max_concurrent_streams, parse_u32_verbose(text))), "Requests that one connection may have open.";
+    Member "max-concurrent-streams" "4294967295"
+        Effect::Value(|config, text| {
+            assign(&mut config.max_concurrent_streams, parse_u32_verbose(text))
+        }),
+        "Requests that one connection may have open.";
     Member "grpc-keepalive-min-time" "5s" set!(duration grpc_keepalive_min_time), "The shortest interval at which a client may ping.";
     Member "grpc-keepalive-interval" "2h" set!(duration grpc_keepalive_interval), "The interval at which clients are pinged (0: never).";
     Member "grpc-keepalive-timeout" "20s" set!(duration grpc_keepalive_timeout), "How long to wait for the answer to a ping.";

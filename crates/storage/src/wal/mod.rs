@@ -1,9 +1,9 @@
 //! The write-ahead log: raft's entries and hard states, in etcd's own format.
 //!
 //! ```text
-//! member/wal/0000000000000000-0000000000000000.wal   crc 0 | metadata | snapshot 0 | entries, states ..
-//!            0000000000000001-00000000000004d2.wal   crc c | metadata | state | entries, states ..  <- tail
-//!            0.tmp                                   the next segment, space reserved, empty
+//! member/wal/0000000000000000-0000000000000000.wal crc 0 | metadata | snapshot 0 | entries, states
+//!            0000000000000001-00000000000004d2.wal crc c | metadata | state | entries, states
+//!            0.tmp                                 the next segment, space reserved, empty
 //! ```
 //!
 //! [`Wal::append`] and [`Wal::save_snapshot`] encode into memory (and write when that grows);

@@ -1,3 +1,5 @@
+//! What the simulated disk keeps and what it loses.
+
 use super::*;
 
 const DIR: &str = "/data";
