@@ -271,6 +271,48 @@ fn a_full_queue_sends_the_watcher_back_to_history() {
     assert_eq!(heard, (2..=3001).collect::<Vec<_>>());
 }
 
+#[test]
+fn many_watchers_hear_what_is_theirs() {
+    const WATCHERS: usize = 10_000;
+    let mut member = Member::new();
+    let shared = member.shared();
+    let key = |number: usize| format!("{number:05}");
+    let mut exact = session(&shared);
+    let mut prefixes = session(&shared);
+    let mut crowd: Vec<_> = (0..100).map(|_| session(&shared)).collect();
+    for number in 0..WATCHERS {
+        exact.handle(create(WatchCreateRequest { key: key(number).into(), ..<_>::default() }));
+        // The hundred keys that begin like this one, for a hundredth of them.
+        let (start, end) = (key(number / 100 * 100), key(number / 100 * 100 + 100));
+        let range =
+            WatchCreateRequest { key: start.into(), range_end: end.into(), ..<_>::default() };
+        if number.is_multiple_of(10) {
+            prefixes.handle(create(range));
+        }
+        let at = number % crowd.len();
+        crowd[at].handle(create(WatchCreateRequest { key: "crowd".into(), ..<_>::default() }));
+    }
+    assert_eq!(shared.hub().subscriptions(), 2 * WATCHERS + WATCHERS / 10);
+    drain(&mut exact);
+    drain(&mut prefixes);
+    crowd.iter_mut().for_each(|session| drop(drain(session)));
+
+    for number in (0..WATCHERS).step_by(997) {
+        member.txn(vec![put(&key(number), "")]);
+        let told: Vec<_> = drain(&mut exact).iter().map(|response| response.watch.0).collect();
+        assert_eq!(told, [number as i64]);
+        assert_eq!(drain(&mut prefixes).len(), 10);
+    }
+    member.txn(vec![put("crowd", "")]);
+    for session in &mut crowd {
+        let responses = drain(session);
+        assert_eq!(responses.len(), WATCHERS / 100);
+        assert!(responses.iter().all(|response| response.events == responses[0].events));
+    }
+    drop(crowd);
+    assert_eq!(shared.hub().subscriptions(), WATCHERS + WATCHERS / 10);
+}
+
 fn show(responses: &[Response]) -> Vec<String> {
     responses
         .iter()
