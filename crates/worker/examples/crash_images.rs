@@ -38,8 +38,9 @@ use workload::Kinds;
 /// Lives before the one whose end is kept.
 const LIVES_MAX: u64 = 4;
 
-/// Nothing that changes while two products look at the same image one after the other.
-const KINDS: Kinds = Kinds { short_leases: false, members: false };
+/// Nothing of which etcd dies, or that changes while two products look at an image one after the
+/// other.
+const KINDS: Kinds = Kinds { short_leases: false, members: false, deadly: false, newest: false };
 
 /// What the power left in the last life of a seed; `None` when that was not even a member.
 fn image(seed: u64) -> Result<Option<(Image, Value)>, String> {

@@ -44,7 +44,7 @@ fn crash(run: &mut Run, seen: &mut Seen) -> Result<(), String> {
 }
 
 fn run(seed: u64, lies: bool, seen: &mut Seen) -> Result<(), String> {
-    let mut run = Run::new(seed, Kinds { short_leases: true, members: true });
+    let mut run = Run::new(seed, Kinds::ALL);
     for life in 0..LIVES {
         if lies {
             run.disk.lie_about_syncs();
@@ -94,7 +94,7 @@ fn every_operation_may_be_the_last() {
     const OPERATIONS: u64 = 700;
     let every = number("CRASH_EVERY", 29);
     for last in (0..OPERATIONS).step_by(every as usize) {
-        let mut run = Run::new(3, Kinds { short_leases: true, members: true });
+        let mut run = Run::new(3, Kinds::ALL);
         let doing = run.live_for(last).unwrap();
         for image in [run.disk.image(&mut run.rng), run.disk.live_image()] {
             let found = run.judge.check(&image, &run.history, &mut run.rng);

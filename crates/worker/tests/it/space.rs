@@ -10,7 +10,7 @@ use crate::workload::Kinds;
 const STEPS_MAX: usize = 30_000;
 
 fn new(seed: u64) -> Run {
-    Run::new(seed, Kinds { short_leases: false, members: false })
+    Run::new(seed, Kinds::ALL)
 }
 
 impl Run {

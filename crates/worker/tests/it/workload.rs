@@ -28,6 +28,15 @@ pub(crate) struct Kinds {
     pub(crate) short_leases: bool,
     /// Members that come and go.
     pub(crate) members: bool,
+    /// Requests of which real etcd dies: transactions that delete without an end and put.
+    pub(crate) deadly: bool,
+    /// Compactions of the newest revision, whose hash depends on when it is computed.
+    pub(crate) newest: bool,
+}
+
+impl Kinds {
+    pub(crate) const ALL: Self =
+        Self { short_leases: true, members: true, deadly: true, newest: true };
 }
 
 pub(crate) struct Workload {
@@ -82,7 +91,7 @@ impl Workload {
         }
         match self.rng.below(100) {
             0..50 => request.put = Some(self.put()),
-            50..59 => request.delete_range = Some(self.delete()),
+            50..59 => request.delete_range = Some(self.delete(b"\0")),
             59..78 => match self.txn(3) {
                 txn if check::check_txn(&txn, TXN_OPS_MAX).is_ok() => request.txn = Some(txn),
                 _ => request.put = Some(self.put()),
@@ -134,14 +143,15 @@ impl Workload {
         }
     }
 
-    fn delete(&mut self) -> DeleteRangeRequest {
+    /// `end` stands behind all keys.
+    fn delete(&mut self, end: &'static [u8]) -> DeleteRangeRequest {
         let (one, two) = (self.key(), self.key());
         let prev_kv = self.rng.one_in(3);
         match self.rng.below(8) {
             // Everything but the anchor.
             0 => DeleteRangeRequest {
                 key: Bytes::from_static(b"key/"),
-                range_end: Bytes::from_static(b"\0"),
+                range_end: Bytes::from_static(end),
                 prev_kv,
             },
             1..5 => DeleteRangeRequest { key: one, range_end: Bytes::new(), prev_kv },
@@ -191,7 +201,11 @@ impl Workload {
                 limit: 5,
                 ..RangeRequest::default()
             }),
-            2 | 3 => Request::RequestDeleteRange(self.delete()),
+            2 | 3 => Request::RequestDeleteRange(self.delete(if self.kinds.deadly {
+                b"\0"
+            } else {
+                b"key0"
+            })),
             _ => Request::RequestPut(self.put()),
         };
         RequestOp { request: Some(request) }
@@ -216,9 +230,9 @@ impl Workload {
 
     fn compaction(&mut self, revision: i64) -> CompactionRequest {
         let back = match self.rng.below(4) {
-            0 => 0,
-            1 => self.rng.below(8),
-            _ => self.rng.below(80),
+            0 => u64::from(!self.kinds.newest),
+            1 => 1 + self.rng.below(8),
+            _ => 1 + self.rng.below(80),
         };
         let revision = revision - i64::try_from(back).unwrap_or(0);
         CompactionRequest { revision: revision.max(1), physical: self.rng.one_in(3) }
