@@ -109,3 +109,22 @@ fn a_stop_leaves_everything_in_the_database() {
         run.judge_all();
     }
 }
+
+#[test]
+fn a_disk_that_is_full_from_the_start_is_named_and_left_usable() {
+    let mut refused = 0;
+    for kib in (0..60).step_by(4) {
+        let mut run = new(kib);
+        run.disk.set_capacity(Some(kib << 10));
+        if let Err(line) = run.open() {
+            assert!(line.contains(ROOT) && !line.contains('\n'), "{line}");
+            refused += 1;
+        }
+        run.disk.set_capacity(None);
+        let mut member = run.open().unwrap();
+        assert_eq!(run.work(&mut member, 100), None);
+        drop(member);
+        run.judge_all();
+    }
+    assert!(refused > 5, "{refused}");
+}
