@@ -22,6 +22,8 @@ pub(crate) enum Body {
     Message(Bytes),
     /// The pieces of one gRPC message, then success.
     Chunks(VecDeque<Bytes>),
+    /// The first pieces of a gRPC message, then the others as they come.
+    Long(VecDeque<Bytes>, mpsc::Receiver<Item>),
     /// Success has still to be said.
     Trailers,
     /// Messages as they come.
@@ -31,7 +33,7 @@ pub(crate) enum Body {
 /// What a stream sends.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// A gRPC message with its prefix.
+    /// A gRPC message with its prefix, or a piece of one.
     Message(Bytes),
     /// The end.
     End(Result<(), Status>),
@@ -53,6 +55,13 @@ impl http_body::Body for Body {
             Self::Chunks(mut chunks) => match chunks.pop_front() {
                 Some(chunk) => (Frame::data(chunk), Self::Chunks(chunks)),
                 None => (Frame::trailers(ok_trailers()), Self::Empty),
+            },
+            Self::Long(mut first, rest) => match first.pop_front() {
+                Some(piece) => (Frame::data(piece), Self::Long(first, rest)),
+                None => {
+                    *this = Self::Stream(rest);
+                    return Pin::new(this).poll_frame(context);
+                }
             },
             Self::Trailers => (Frame::trailers(ok_trailers()), Self::Empty),
             Self::Stream(mut items) => {

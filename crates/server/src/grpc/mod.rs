@@ -23,6 +23,7 @@ mod early;
 mod health;
 mod kv;
 mod lease;
+mod long;
 mod maintenance;
 pub(crate) mod method;
 mod range;
@@ -101,7 +102,7 @@ async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Re
     let answer = match messages.only().await {
         Ok(message) => {
             call.received(message.len());
-            answer(&mut call, message).await
+            answer(&mut call, message, encoding).await
         }
         Err(status) => Err(status),
     };
@@ -123,12 +124,12 @@ async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Re
 }
 
 /// The answer to a unary request.
-async fn answer(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
+async fn answer(call: &mut Call, message: Bytes, encoding: Encoding) -> Result<Reply, Status> {
     let api = Arc::clone(&call.api);
     match call.method {
         Method::Range => {
             let request = call.open_if(message, range::is_for_learners)?;
-            range::range(&api, &request).await
+            range::range(&api, &request, encoding == Encoding::Identity).await
         }
         Method::Put => kv::put(&api, call.open(message)?).await,
         Method::DeleteRange => kv::delete_range(&api, call.open(message)?).await,

@@ -1,8 +1,9 @@
 //! Reads of keys, short and long.
 //!
 //! ```text
-//!  short: one slice on the lane's thread           ─► one piece
-//!  long:  slices on the lane's pool, one view      ─► pieces, each row copied once
+//!  short:  one slice on the lane's thread      ─► one piece
+//!  longer: on the lane's pool                  ─► pieces, each row copied once
+//!  long:   measured, then read while it leaves ─► `long`
 //! ```
 //!
 //! *Invariants.* A lane's thread reads one slice of `SLICE_ROWS` and `SLICE_BYTES` at most for a
@@ -19,6 +20,7 @@ use proto::etcdserverpb::RangeRequest;
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use store::{RangeSummary, ReadError, View};
 
+use super::long;
 use super::reply::{Reply, Rows};
 use super::status::Status;
 use super::stream::Stream;
@@ -29,7 +31,7 @@ const SLICE_ROWS: usize = 1_000;
 const SLICE_BYTES: usize = 256 * 1024;
 
 /// How often a read of the newest revision is tried again when a compaction overtakes its view.
-const NEWER_VIEWS_MAX: usize = 8;
+pub(super) const NEWER_VIEWS_MAX: usize = 8;
 
 /// Rows of the first answer of a stream.
 const STREAM_ROWS_FIRST: i64 = 10;
@@ -67,25 +69,35 @@ where
     }
 }
 
-pub(super) async fn range(api: &Arc<Api>, request: &RangeRequest) -> Result<Reply, Status> {
+/// Answers a range. `is_plain`: the answer is not compressed.
+pub(super) async fn range(
+    api: &Arc<Api>,
+    request: &RangeRequest,
+    is_plain: bool,
+) -> Result<Reply, Status> {
     check_range(request)?;
     if !request.serializable {
         api.read_index().await?;
     }
     let began = Instant::now();
-    let answer = read(api, request).await;
+    let answer = read(api, request, is_plain).await;
     api.metrics.ranges.increment();
     api.metrics.range_seconds.observe(began.elapsed());
     answer
 }
 
-async fn read(api: &Arc<Api>, request: &RangeRequest) -> Result<Reply, Status> {
+async fn read(api: &Arc<Api>, request: &RangeRequest, is_plain: bool) -> Result<Reply, Status> {
     if request.range_end.is_empty() {
         return with_newest_view(api, |view| whole(api, view, request));
     }
-    let slice = with_newest_view(api, |view| first_slice(api, view, request))?;
-    if let Some(reply) = slice {
-        return Ok(reply);
+    if in_key_order(request) {
+        let slice = with_newest_view(api, |view| first_slice(api, view, request))?;
+        if let Some(reply) = slice {
+            return Ok(reply);
+        }
+        if is_plain {
+            return Box::pin(long::answer(api, request.clone())).await;
+        }
     }
     let (api, request) = (Arc::clone(api), request.clone());
     super::blocking(move || with_newest_view(&api, |view| whole(&api, view, &request))).await?
@@ -99,17 +111,19 @@ fn whole(api: &Api, view: &View, request: &RangeRequest) -> Result<Reply, ReadEr
     Ok(rows.finish(Some(&header), more, count))
 }
 
-/// The answer if it is short; whether it is can be told only of reads in key order.
-fn first_slice(api: &Api, view: &View, request: &RangeRequest) -> Result<Option<Reply>, ReadError> {
+/// Whether the answer can be read from front to back.
+fn in_key_order(request: &RangeRequest) -> bool {
     let by_key = request.sort_target == SortTarget::Key as i32
         && request.sort_order != SortOrder::Descend as i32;
     let is_filtered = request.min_mod_revision != 0
         || request.max_mod_revision != 0
         || request.min_create_revision != 0
         || request.max_create_revision != 0;
-    if !by_key || is_filtered || request.count_only {
-        return Ok(None);
-    }
+    by_key && !is_filtered && !request.count_only
+}
+
+/// The answer of a read in key order, if it is short.
+fn first_slice(api: &Api, view: &View, request: &RangeRequest) -> Result<Option<Reply>, ReadError> {
     let mut rows = Rows::new();
     let chunk =
         view.range_chunk(request, None, SLICE_ROWS, SLICE_BYTES, &mut |row| rows.push(row))?;

@@ -6,8 +6,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use proto::etcdserverpb::ResponseHeader;
+use tokio::sync::mpsc;
 
-use super::body::Body;
+use super::body::{Body, Item};
 use super::wire::{self, Encoding, PREFIX};
 
 /// Bytes of one piece; a longer row has a piece of its own.
@@ -26,12 +27,21 @@ const MORE: u32 = 3;
 const COUNT: u32 = 4;
 
 /// An answer with its frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Reply {
     /// In one piece.
     Whole(Bytes),
     /// In several.
     Pieces(VecDeque<Bytes>),
+    /// The first pieces of one that is too long to be held; the others are read while it leaves.
+    Long {
+        /// They begin with the frame.
+        first: VecDeque<Bytes>,
+        /// The other pieces, and how it ended.
+        rest: mpsc::Receiver<Item>,
+        /// The bytes of the message.
+        bytes: usize,
+    },
 }
 
 impl Reply {
@@ -42,11 +52,11 @@ impl Reply {
 
     /// The bytes of its message.
     pub(super) fn len(&self) -> usize {
-        let framed = match self {
-            Self::Whole(bytes) => bytes.len(),
-            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
-        };
-        framed - PREFIX
+        match self {
+            Self::Whole(bytes) => bytes.len() - PREFIX,
+            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum::<usize>() - PREFIX,
+            Self::Long { bytes, .. } => *bytes,
+        }
     }
 
     pub(super) fn into_body(self, encoding: Encoding) -> Body {
@@ -55,8 +65,15 @@ impl Reply {
             (Self::Pieces(pieces), Encoding::Identity) => Body::Chunks(pieces),
             (Self::Whole(bytes), Encoding::Gzip) => Body::Message(wire::compress([bytes].iter())),
             (Self::Pieces(pieces), Encoding::Gzip) => Body::Message(wire::compress(pieces.iter())),
+            // Long answers are only made for callers that do not want compression.
+            (Self::Long { first, rest, .. }, _) => Body::Long(first, rest),
         }
     }
+}
+
+/// The bytes that a row takes in a range's answer.
+pub(super) fn framed_len(row: &[u8]) -> usize {
+    key_len(KVS) + encoded_len_varint(row.len() as u64) + row.len()
 }
 
 /// Gathers the rows of a range's answer. Each row is copied once, to where it leaves from.
@@ -80,7 +97,7 @@ impl Rows {
 
     /// Adds an encoded `mvccpb.KeyValue`.
     pub(super) fn push(&mut self, row: &[u8]) {
-        let needed = key_len(KVS) + encoded_len_varint(row.len() as u64) + row.len();
+        let needed = framed_len(row);
         self.reserve(needed);
         encode_key(KVS, WireType::LengthDelimited, &mut self.piece);
         encode_varint(row.len() as u64, &mut self.piece);
@@ -119,6 +136,34 @@ impl Rows {
         *self = Self::new();
     }
 
+    /// Rows that continue an answer whose head has left already.
+    pub(super) fn continued() -> Self {
+        Self { full: VecDeque::new(), piece: BytesMut::new(), bytes: 0, rows: 0 }
+    }
+
+    /// The pieces of such a continuation.
+    pub(super) fn into_pieces(mut self) -> VecDeque<Bytes> {
+        self.full.push_back(self.piece.freeze());
+        self.full
+    }
+
+    /// The first pieces of a framed `RangeResponse` of which `rest` bytes of rows are to follow,
+    /// then what closes it, and the bytes of the whole message.
+    pub(super) fn begin(
+        mut self,
+        header: &ResponseHeader,
+        rest: usize,
+        more: bool,
+        count: i64,
+    ) -> (VecDeque<Bytes>, Bytes, usize) {
+        let tail = tail(more, count);
+        let mut head = Vec::with_capacity(2 * HEAD_BYTES);
+        prost::encoding::message::encode(HEADER, header, &mut head);
+        let bytes = head.len() + self.bytes + rest + tail.len();
+        self.close(head, bytes);
+        (self.full, tail, bytes)
+    }
+
     /// The framed `RangeResponse`.
     pub(super) fn finish(self, header: Option<&ResponseHeader>, more: bool, count: i64) -> Reply {
         self.finish_within(0, header, more, count)
@@ -132,15 +177,7 @@ impl Rows {
         more: bool,
         count: i64,
     ) -> Reply {
-        let mut tail = BytesMut::with_capacity(16);
-        if more {
-            encode_key(MORE, WireType::Varint, &mut tail);
-            encode_varint(1, &mut tail);
-        }
-        if count != 0 {
-            encode_key(COUNT, WireType::Varint, &mut tail);
-            encode_varint(count.cast_unsigned(), &mut tail);
-        }
+        let tail = tail(more, count);
         if !tail.is_empty() {
             self.reserve(tail.len());
             self.piece.extend_from_slice(&tail);
@@ -158,27 +195,44 @@ impl Rows {
             wrapped.append(&mut head);
             head = wrapped;
         }
+        self.close(head, length);
+        match self.full.pop_front() {
+            Some(whole) if self.full.is_empty() => Reply::Whole(whole),
+            Some(first) => {
+                self.full.push_front(first);
+                Reply::Pieces(self.full)
+            }
+            None => Reply::Whole(Bytes::new()),
+        }
+    }
+
+    /// Puts the frame of a message of `length` bytes, and the message's head, in front.
+    fn close(&mut self, mut head: Vec<u8>, length: usize) {
         let mut prefix = [0; PREFIX];
         wire::put_prefix(&mut &mut prefix[..], 0, length);
         head.splice(0..0, prefix);
-
-        let last = self.piece.freeze();
-        self.full.push_back(last);
+        self.full.push_back(std::mem::take(&mut self.piece).freeze());
         let first = self.full.pop_front().unwrap_or_default();
-        let first = place(first, &head);
-        if self.full.is_empty() {
-            return match first {
-                (whole, None) => Reply::Whole(whole),
-                (head, Some(rows)) => Reply::Pieces([head, rows].into()),
-            };
-        }
-        let (head, rows) = first;
+        let (first, rows) = place(first, &head);
         if let Some(rows) = rows {
             self.full.push_front(rows);
         }
-        self.full.push_front(head);
-        Reply::Pieces(self.full)
+        self.full.push_front(first);
     }
+}
+
+/// What closes a `RangeResponse`.
+fn tail(more: bool, count: i64) -> Bytes {
+    let mut tail = BytesMut::with_capacity(16);
+    if more {
+        encode_key(MORE, WireType::Varint, &mut tail);
+        encode_varint(1, &mut tail);
+    }
+    if count != 0 {
+        encode_key(COUNT, WireType::Varint, &mut tail);
+        encode_varint(count.cast_unsigned(), &mut tail);
+    }
+    tail.freeze()
 }
 
 /// Writes `head` into the room in front of the first piece; when it is too long for the room, or
@@ -211,6 +265,7 @@ mod tests {
                 assert!(pieces.len() > 1, "several pieces");
                 pieces.iter().flat_map(|piece| piece.to_vec()).collect()
             }
+            Reply::Long { .. } => panic!("rows alone make no long answer"),
         }
     }
 
@@ -234,6 +289,27 @@ mod tests {
             assert!(matches!(reply, Reply::Whole(_)) || response.encoded_len() > PIECE_BYTES);
             assert_eq!(joined(reply), wire::frame(&response));
         }
+    }
+
+    #[test]
+    fn what_is_begun_and_continued_is_the_message() {
+        let header = ResponseHeader { member_id: 9, revision: 3, ..Default::default() };
+        let kvs: Vec<_> = (0..8).map(|number| kv(50_000 * number)).collect();
+        let (held, left) = kvs.split_at(5);
+        let (mut rows, mut others, mut rest) = (Rows::new(), Rows::continued(), 0);
+        for kv in held {
+            rows.push(&kv.encode_to_vec());
+        }
+        for kv in left {
+            rest += framed_len(&kv.encode_to_vec());
+            others.push(&kv.encode_to_vec());
+        }
+        let (mut pieces, tail, bytes) = rows.begin(&header, rest, true, 8);
+        pieces.extend(others.into_pieces());
+        pieces.push_back(tail);
+        let response = RangeResponse { header: Some(header), kvs, more: true, count: 8 };
+        assert_eq!(bytes, response.encoded_len());
+        assert_eq!(joined(Reply::Pieces(pieces)), wire::frame(&response));
     }
 
     #[test]

@@ -91,6 +91,9 @@ impl Stream {
                 }
                 Ok(())
             }
+            Reply::Long { .. } => {
+                Err(Status::new(Code::Internal, "a stream has no answer of this kind"))
+            }
         }
     }
 

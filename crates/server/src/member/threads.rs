@@ -159,8 +159,11 @@ fn pump(
             if effects.is_empty() {
                 break;
             }
-            // Before anything is sent to a new member, which could then answer writes, too.
-            links.is_alone.store(node.status().is_alone, Ordering::Release);
+            // Before anything is sent to a new member, which could then answer writes, too; and
+            // before anybody is answered, who may then ask for the index of that very write.
+            let status = node.status();
+            links.is_alone.store(status.is_alone, Ordering::Release);
+            *links.status.lock() = status;
             is_stopped |= dispatch(effects, links, lanes);
         }
         let status = node.status();
