@@ -145,9 +145,26 @@ fn skip(tag: u64, rest: &mut &[u8]) -> Option<()> {
         0 => varint(rest).map(drop),
         1 => take(rest, 8).map(drop),
         2 => bytes(rest).map(drop),
+        3 => skip_group(tag >> 3, rest),
         5 => take(rest, 4).map(drop),
         _ => None,
     }
+}
+
+/// Skips a group, which no writer of rows makes and every reader of protobuf passes over.
+fn skip_group(number: u64, rest: &mut &[u8]) -> Option<()> {
+    let mut open = vec![number];
+    while let Some(&number) = open.last() {
+        let tag = varint(rest)?;
+        match tag & 7 {
+            3 => open.push(tag >> 3),
+            4 if tag >> 3 == number => {
+                open.pop();
+            }
+            _ => skip(tag, rest)?,
+        }
+    }
+    Some(())
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
