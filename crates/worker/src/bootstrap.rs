@@ -268,7 +268,7 @@ pub fn open(
     now: Moment,
 ) -> Result<Opened, StartError> {
     let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
-    let (database, database_index) = open_database(disk, dir, options, LogIndex(at.index()))?;
+    let (mut database, database_index) = open_database(disk, dir, options, LogIndex(at.index()))?;
     let wal::Opened { wal, metadata, hard_state, entries, repaired } =
         Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
     let metadata = Metadata::decode(metadata).map_err(StartError::Metadata)?;
@@ -277,7 +277,13 @@ pub fn open(
         cluster: ClusterId(metadata.cluster_id()),
     };
     dir.remove_leftovers(&**disk).map_err(directory(dir.snap(), "remove leftovers"))?;
-    let store = Store::open(database.view(), store(identity), now)?;
+    let mut store = Store::open(database.view(), store(identity), now)?;
+    // etcd's tools take a database without its buckets for a broken one.
+    if database.view().buckets()?.is_empty()
+        && let Some(frozen) = store.freeze()
+    {
+        store.committed(database.commit(frozen.batch)?);
+    }
     let row = store.handle().conf_state();
     if entries.is_empty() && row.voters.is_empty() {
         return Err(StartError::HalfMade);
