@@ -296,7 +296,7 @@ impl Log {
 
     // ---- applying ----
 
-    /// Whether [`Self::take_committed`] would return something.
+    /// Whether `take_committed` would return something.
     pub fn has_committed(&self) -> bool {
         self.install.is_none() && self.applying < self.committed.min(self.stable)
     }

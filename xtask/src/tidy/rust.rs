@@ -60,6 +60,7 @@ pub(super) fn check(file: &File) -> Vec<Finding> {
 }
 
 fn is_test_file(path: &str) -> bool {
+    let path = format!("/{path}");
     path.ends_with("/tests.rs")
         || ["/tests/", "/benches/", "/examples/"].iter().any(|part| path.contains(part))
 }

@@ -6,7 +6,7 @@
 //!               help            help                  print (simple, json, fields, table)
 //! ```
 //!
-//! Each command is one [`command::Command`] in a module of its own: its help, its flags, its
+//! Each command is one `Command` in a module of its own: its help, its flags, its
 //! effect.
 //!
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is

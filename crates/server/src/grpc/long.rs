@@ -2,7 +2,7 @@
 //! measured, and read again while the answer leaves.
 //!
 //! ```text
-//!  hold HELD_BYTES_MAX ─► measure the rest ─► head, held rows ─► piece ─► piece ─► … ─► more, count
+//!  hold HELD_BYTES_MAX ─► measure the rest ─► head, held rows ─► piece ─► piece … ─► more, count
 //!                                                                each from a view of its own, as
 //!                                                                fast as the client takes them
 //! ```
