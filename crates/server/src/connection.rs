@@ -29,6 +29,12 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Bytes of the headers of a request.
 const HEADERS_BYTES_MAX: u32 = 1 << 20;
 
+/// Requests that a client may take back before they are looked at, and those that we end: beyond
+/// it the connection is an attack (CVE-2023-44487). A Go client whose deadline passes takes back
+/// everything it has open at once.
+const RESETS_PENDING_MAX: usize = 4_096;
+const RESETS_LOCAL_MAX: usize = 16_384;
+
 /// Bytes of an answer that may wait in a stream for its client.
 const SEND_BUFFER: usize = 512 * 1024;
 
@@ -68,6 +74,8 @@ impl Service {
             .max_concurrent_streams(config.max_concurrent_streams)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(RESETS_LOCAL_MAX)
             .keep_alive_interval(some(config.grpc_keepalive_interval))
             .keep_alive_timeout(config.grpc_keepalive_timeout);
         Self { api, access: Arc::new(Access::of(config)), builder }

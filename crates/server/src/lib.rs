@@ -15,6 +15,7 @@ mod api;
 pub mod clock;
 mod config;
 mod connection;
+mod damage;
 mod grpc;
 mod http;
 mod log;

@@ -32,13 +32,17 @@ use crate::log::{self, Level};
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
-use crate::{notify, plan};
+use crate::{damage, notify, plan};
 
 /// How long open requests have at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Polls without a leader after which streams that want one are ended.
 const LEADERLESS_POLLS: u32 = 3;
+
+/// How often to look for the cluster's version, and for how long.
+const VERSION_POLL: Duration = Duration::from_millis(1);
+const VERSION_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Why the process ends.
 enum End {
@@ -150,6 +154,7 @@ async fn serve(config: &Config) -> Result<End, String> {
     let lanes = Arc::new(Lanes::start(plan::lanes()).map_err(|error| text(&error))?);
     tokio::spawn(watch_leader(member.clone(), leaderless, election));
 
+    let mut damages = damage::listen();
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let front = Front { service, lanes: Arc::clone(&lanes), gate, open, failed };
@@ -160,7 +165,7 @@ async fn serve(config: &Config) -> Result<End, String> {
         front.accept(bound);
     }
     let begun = tokio::select! {
-        () = member.published() => None,
+        () = settled(&member) => None,
         line = member.fatal() => Some(End::Fatal(line)),
         (number, name) = signals.next() => Some(signalled(number, name)),
     };
@@ -182,6 +187,7 @@ async fn serve(config: &Config) -> Result<End, String> {
             tokio::select! {
                 line = member.fatal() => End::Fatal(line),
                 Some(line) = failures.recv() => End::Fatal(line),
+                Some(line) = damages.recv() => End::Fatal(line),
                 (number, name) = signals.next() => signalled(number, name),
             }
         }
@@ -289,6 +295,19 @@ impl Front {
             }
         });
     }
+}
+
+/// Waits until the cluster knows this member and, if that comes soon, its own version: then the
+/// first client is told what all later ones are told.
+async fn settled(member: &Member) {
+    member.published().await;
+    let version = async {
+        while member.store().cluster_version().is_none() {
+            tokio::time::sleep(VERSION_POLL).await;
+        }
+    };
+    // Without it the member serves all the same, as etcd does.
+    let _undecided = tokio::time::timeout(VERSION_WAIT_MAX, version).await;
 }
 
 /// Counts the polls without a leader, and tells streams that want one.

@@ -58,6 +58,9 @@ impl From<ApplyError> for Status {
 
 impl From<ReadError> for Status {
     fn from(error: ReadError) -> Self {
+        if let ReadError::Damaged(damage) = &error {
+            crate::damage::tell(damage);
+        }
         Rejected::from(error).into()
     }
 }
