@@ -171,6 +171,20 @@ impl Snapshots {
         Ok(removed)
     }
 
+    /// Removes snapshots newer than the newest that the log tells of: the power went before their
+    /// record was durable. Nobody reads them, and they must not push out one that is read.
+    pub fn remove_unrecorded(&self, newest: LogIndex) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = Vec::new();
+        for name in self.names(".snap", 2)? {
+            let index = name.to_str().and_then(|name| name.strip_suffix(".snap")?.split_once('-'));
+            if index.and_then(|(_, index)| hex(index)).is_some_and(|index| index > newest.0) {
+                removed.push(self.remove(&name)?);
+            }
+        }
+        self.sync_names(&removed)?;
+        Ok(removed)
+    }
+
     /// Removes received databases that are older than the snapshot at `index`: whatever they were
     /// to become is behind.
     pub fn release_received(&self, index: LogIndex) -> Result<Vec<PathBuf>, Error> {
@@ -417,6 +431,17 @@ mod tests {
             ]
         );
         assert_eq!(disk.list(Path::new("/snap")).unwrap().len(), 9);
+    }
+
+    #[test]
+    fn what_the_log_does_not_tell_of_is_removed() {
+        let (disk, files) = snapshots();
+        for index in [1, 16, 17] {
+            files.save(&snapshot(1, index)).unwrap();
+        }
+        let removed = files.remove_unrecorded(LogIndex(16)).unwrap();
+        assert_eq!(removed, [files.path(Term(1), LogIndex(17))]);
+        assert_eq!(disk.list(Path::new("/snap")).unwrap().len(), 2);
     }
 
     #[test]

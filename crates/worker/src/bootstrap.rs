@@ -56,6 +56,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error("database: {0}")]
     Database(#[from] bolt::Error),
+    /// A snapshot file cannot be removed.
+    #[error("snapshots: {0}")]
+    Snapshots(#[from] storage::snap::Error),
     /// The state in it cannot be served.
     #[error(transparent)]
     State(#[from] store::OpenError),
@@ -290,6 +293,7 @@ pub fn open(
     }
     let restored = restore(&at, database_index, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
+    snapshots.remove_unrecorded(LogIndex(at.index()))?;
     Ok(Opened { identity, wal, snapshots, database, store, restored, repaired })
 }
 
