@@ -69,6 +69,8 @@ pub enum Answer {
     TicketRefused(Ticket, Rejected),
     /// The database has everything that was applied when it was asked for.
     DatabaseCommitted(Ticket),
+    /// The member that was asked for leads.
+    Transferred(Ticket),
     /// The cluster knows this member's name and addresses: it can serve.
     Published,
     /// Everything is done; the log may be closed.

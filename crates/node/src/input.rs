@@ -1,6 +1,6 @@
 //! What a node is told.
 
-use base::{LogIndex, Moment, RequestId};
+use base::{LogIndex, MemberId, Moment, RequestId};
 use bytes::Bytes;
 use proto::raftpb::{ConfChange, Message, Snapshot};
 
@@ -38,6 +38,13 @@ pub enum Input {
     },
     /// All that is applied now is to be in the database: [`crate::Answer::DatabaseCommitted`].
     CommitDatabase {
+        /// Who asks.
+        ticket: Ticket,
+    },
+    /// Leadership is to go to that member: [`crate::Answer::Transferred`].
+    TransferLeader {
+        /// Who is to lead.
+        to: MemberId,
         /// Who asks.
         ticket: Ticket,
     },

@@ -262,6 +262,9 @@ impl Node {
                     self.answers.push(Answer::TicketRefused(ticket, self.refusal()));
                 }
             }
+            Input::TransferLeader { ticket, .. } => {
+                self.answers.push(Answer::TicketRefused(ticket, Rejected::NotLeader));
+            }
             Input::Message(message) => self.step(*message),
             Input::Logged(receipt) => self.logged(receipt),
             Input::Applied(receipt) => self.applied(receipt),

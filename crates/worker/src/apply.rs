@@ -10,7 +10,7 @@ use base::{LogIndex, Moment, RequestId};
 use node::{ApplyEffect, ApplyReceipt, Pending};
 use proto::raftpb::{ConfState, Entry};
 use storage::snap::{Document, DocumentMember};
-use store::{Applied, ApplyError, Response, Shared, Store};
+use store::{Applied, ApplyError, ConfChangeError, Member, Response, Shared, Store};
 
 use crate::Fatal;
 use crate::handoff::{Frozenness, Handoff};
@@ -19,6 +19,8 @@ use crate::handoff::{Frozenness, Handoff};
 pub trait Listener {
     /// A request is applied. Nobody may wait for it.
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>);
+    /// A change of the members is applied, or has been refused; the members after it.
+    fn conf_changed(&mut self, _: RequestId, _: Result<Vec<Member>, ConfChangeError>) {}
     /// Something did not fit this member's quota: it is to raise the alarm.
     fn out_of_space(&mut self);
 }
@@ -99,8 +101,12 @@ impl ApplyWorker {
             let applied = self.store.apply(entry, now)?;
             index = applied.index;
             force_snapshot |= applied.force_snapshot;
-            if let Some(change) = &applied.conf_change {
-                conf_changes.push(change.change.clone());
+            if let Some(changed) = &applied.conf_change {
+                conf_changes.push(changed.change.clone());
+                if let Some(id) = applied.request {
+                    let members = changed.refused.map_or_else(|| Ok(changed.members.clone()), Err);
+                    listener.conf_changed(id, members);
+                }
             }
             if applied.raise_no_space {
                 listener.out_of_space();

@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RequestHeader, ResponseHeader};
 use proto::membershippb::Attributes;
+use proto::raftpb::ConfChange;
 use storage::bolt;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
@@ -145,6 +146,7 @@ struct Inner {
 struct Links {
     inbox: Inbox<Input>,
     proposals: Waiters<Result<Response, Rejected>>,
+    conf_changes: Waiters<Result<Vec<store::Member>, Rejected>>,
     tickets: Waiters<Result<(), Rejected>>,
     status: Mutex<Status>,
     term: AtomicU64,
@@ -197,6 +199,7 @@ impl Member {
         let links = Arc::new(Links {
             inbox: Inbox::default(),
             proposals: Waiters::default(),
+            conf_changes: Waiters::default(),
             tickets: Waiters::default(),
             status: Mutex::new(Status {
                 leader: MemberId::NONE,
@@ -300,6 +303,42 @@ impl Member {
                 Err(if has_leader { Rejected::Timeout } else { Rejected::DeadlineExceeded })
             }
         }
+    }
+
+    /// Puts a change of the members into the log, with an id of its own, waits until it is applied
+    /// here, and returns the members after it.
+    pub async fn propose_conf_change(
+        &self,
+        mut change: ConfChange,
+    ) -> Result<Vec<store::Member>, Rejected> {
+        let id = self.0.ids.next();
+        change.id = Some(id.get());
+        let waiters = &self.0.links.conf_changes;
+        let answer = waiters.wait(id.get());
+        let sent = self.send(Input::ProposeConfChange { id, change });
+        let result = match sent {
+            Err(refusal) => Err(refusal),
+            Ok(()) => match tokio::time::timeout(self.0.request_timeout, answer).await {
+                Ok(Ok(result)) => return result,
+                Ok(Err(_)) => Err(Rejected::Stopped),
+                Err(_) => Err(Rejected::Timeout),
+            },
+        };
+        waiters.forget(id.get());
+        result
+    }
+
+    /// Hands leadership to that member, and waits until it leads. Only the leader can.
+    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), Rejected> {
+        match self.ask(|ticket| Input::TransferLeader { to, ticket }).await {
+            Err(Rejected::Timeout) => Err(Rejected::LeaderTransferTimeout),
+            result => result,
+        }
+    }
+
+    /// Whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        self.status().leader == self.0.id
     }
 
     fn forget(&self, id: RequestId) {

@@ -16,7 +16,7 @@ use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use storage::disk::Disk;
-use store::{ApplyError, Response, Shared};
+use store::{ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
 
@@ -185,6 +185,7 @@ fn pump(
     lanes.close();
     links.inbox.close();
     links.proposals.clear();
+    links.conf_changes.clear();
     links.tickets.clear();
     Ok(())
 }
@@ -205,8 +206,13 @@ fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
     let mut is_stopped = false;
     for answer in effects.answers {
         match answer {
-            Answer::Refused { id, reason } => links.proposals.answer(id.get(), Err(reason)),
-            Answer::ReadReady(ticket) | Answer::DatabaseCommitted(ticket) => {
+            Answer::Refused { id, reason } => {
+                links.conf_changes.answer(id.get(), Err(reason.clone()));
+                links.proposals.answer(id.get(), Err(reason));
+            }
+            Answer::ReadReady(ticket)
+            | Answer::DatabaseCommitted(ticket)
+            | Answer::Transferred(ticket) => {
                 links.tickets.answer(ticket.0, Ok(()));
             }
             Answer::TicketRefused(ticket, reason) => links.tickets.answer(ticket.0, Err(reason)),
@@ -334,6 +340,14 @@ struct Answers {
 impl Listener for Answers {
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>) {
         self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
+    }
+
+    fn conf_changed(
+        &mut self,
+        id: RequestId,
+        result: Result<Vec<store::Member>, ConfChangeError>,
+    ) {
+        self.links.conf_changes.answer(id.get(), result.map_err(Rejected::from));
     }
 
     fn out_of_space(&mut self) {
