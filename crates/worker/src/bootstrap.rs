@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  create: metadata, one conf change a member ─► wal      (which makes the member an existing one)
+//!  join:   metadata alone ─► wal                          (the cluster's leader sends the rest)
 //!  open:   wal snapshots ─► database (or a received one in its place) ─► wal ─► store
+//!  alone:  uncommitted entries dropped, the other members removed ─► wal
 //! ```
 //!
 //! *Invariants.*
@@ -10,11 +12,12 @@
 //! 2. The database is never behind the snapshot at which the log is opened.
 //! 3. What cannot be opened is left as it was.
 //!
-//! *Absent.* Joining a running cluster, threads.
+//! *Absent.* Asking the members of a running cluster who this one is (crate `server`); threads.
 //!
-//! *Contract.* `server/etcdserver/bootstrap.go` and `server/etcdserver/api/membership/member.go`
-//! of etcd v3.7.1.
+//! *Contract.* `server/etcdserver/bootstrap.go`, `server/storage/util.go` and
+//! `server/etcdserver/api/membership/member.go` of etcd v3.7.1.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +65,9 @@ pub enum StartError {
     /// The state in it cannot be served.
     #[error(transparent)]
     State(#[from] store::OpenError),
+    /// A change of the members in the log cannot be read.
+    #[error("write-ahead log: a change of the members is not etcd's: {0}")]
+    ConfChange(prost::DecodeError),
     /// The log's head does not say whose it is.
     #[error("write-ahead log: the metadata record is not etcd's: {0}")]
     Metadata(prost::DecodeError),
@@ -86,6 +92,11 @@ pub enum StartError {
     /// The log of a new member ends before its first entries.
     #[error("the log has no entries and the database no members: the directory was left half made")]
     HalfMade,
+    /// A member that was removed cannot be the one that remains.
+    #[error(
+        "member {0} was removed from its cluster: --force-new-cluster cannot make a cluster of it"
+    )]
+    Removed(MemberId),
     /// The consensus refuses what the disk holds.
     #[error("{0}")]
     Consensus(#[from] raft::ConfigError),
@@ -98,6 +109,15 @@ pub struct Identity {
     pub member: MemberId,
     /// The cluster.
     pub cluster: ClusterId,
+}
+
+impl Identity {
+    /// The record at the head of the log.
+    fn metadata(self) -> Bytes {
+        let metadata =
+            Metadata { node_id: Some(self.member.get()), cluster_id: Some(self.cluster.get()) };
+        Bytes::from(metadata.encode_to_vec())
+    }
 }
 
 /// A member of a new cluster, as its operator names it.
@@ -134,6 +154,8 @@ pub struct Opened {
     pub restored: raft::Restored,
     /// A torn end that was cut off the log.
     pub repaired: Option<wal::Repair>,
+    /// What the last hard state in the log says. The database may have more.
+    commit_in_log: u64,
 }
 
 /// The id of a member of a new cluster: the first eight bytes of SHA-1 over its sorted peer URLs
@@ -205,9 +227,7 @@ pub fn create(
     let own = all.iter().find(|member| member.name == name);
     let own = own.ok_or_else(|| StartError::NotAMember(name.to_owned()))?;
     let ids: Vec<MemberId> = all.iter().map(|member| member.id).collect();
-    let metadata =
-        Metadata { node_id: Some(own.id.get()), cluster_id: Some(cluster_id(&ids).get()) };
-    let metadata = Bytes::from(metadata.encode_to_vec());
+    let metadata = Identity { member: own.id, cluster: cluster_id(&ids) }.metadata();
     let mut wal = match half_made {
         // The operator may have named the members differently this time.
         Some(half_made) if half_made.metadata == metadata => half_made.wal,
@@ -217,6 +237,23 @@ pub fn create(
     let (entries, state) = first_entries(&all);
     wal.append(&entries, Some(&state))?;
     wal.sync()?;
+    wal.close()?;
+    Ok(())
+}
+
+/// Makes the directory of a member that was added to a cluster which runs: its log says who it is,
+/// and nothing else. Does nothing when a member is there.
+pub fn join(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    identity: Identity,
+    options: &FileOptions,
+) -> Result<(), StartError> {
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
+    if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
+        return Ok(());
+    }
+    let wal = Wal::create(Arc::clone(disk), dir.wal(), identity.metadata(), options.wal)?;
     wal.close()?;
     Ok(())
 }
@@ -287,14 +324,13 @@ pub fn open(
     {
         store.committed(database.commit(frozen.batch)?);
     }
+    // Without any voter the member waits for a leader that knows it: it was added to a cluster.
     let row = store.handle().conf_state();
-    if entries.is_empty() && row.voters.is_empty() {
-        return Err(StartError::HalfMade);
-    }
+    let commit_in_log = hard_state.commit();
     let restored = restore(&at, database_index, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
     snapshots.remove_unrecorded(LogIndex(at.index()))?;
-    Ok(Opened { identity, wal, snapshots, database, store, restored, repaired })
+    Ok(Opened { identity, wal, snapshots, database, store, restored, repaired, commit_in_log })
 }
 
 /// Opens the database; one that is behind the snapshot is replaced by the one received with it.
@@ -348,6 +384,101 @@ fn restore(
         hard_state,
         entries,
     }
+}
+
+/// What [`Opened::leave_others`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forced {
+    /// The commit index that the log told.
+    pub commit_in_log: LogIndex,
+    /// The commit index now.
+    pub commit: LogIndex,
+    /// Entries after the former one, which nobody has agreed on as far as is known.
+    pub discarded: usize,
+}
+
+impl Opened {
+    /// Makes this member a cluster of its own with everything that is in it
+    /// (`--force-new-cluster`): drops the entries that are not committed, and commits the removal
+    /// of every other member.
+    pub fn leave_others(&mut self) -> Result<Forced, StartError> {
+        let (member, shared) = (self.identity.member, self.store.handle());
+        if shared.removed_members().contains(&member) {
+            return Err(StartError::Removed(member));
+        }
+        let restored = &mut self.restored;
+        // At least what the database has: see `restore`.
+        let commit = restored.hard_state.commit();
+        let kept = restored.entries.iter().take_while(|entry| entry.index() <= commit).count();
+        let discarded = restored.entries.len() - kept;
+        restored.entries.truncate(kept);
+        let known = shared.members().into_iter().map(|member| member.id).collect();
+        let others = members_after(known, self.store.applied().0, &restored.entries)?;
+        let term = restored.hard_state.term();
+        let entries = lone_entries(member, &others, term, commit);
+        let last = commit + entries.len() as u64;
+        let commit_in_log = LogIndex(self.commit_in_log);
+        let state = HardState { commit: Some(last), ..restored.hard_state };
+        self.wal.append(&entries, Some(&state))?;
+        self.wal.sync()?;
+        restored.entries.extend(entries);
+        restored.hard_state = state;
+        Ok(Forced { commit_in_log, commit: LogIndex(last), discarded })
+    }
+}
+
+/// Who belongs to the cluster when these entries are applied; those up to `applied` are.
+fn members_after(
+    mut members: BTreeSet<MemberId>,
+    applied: LogIndex,
+    entries: &[Entry],
+) -> Result<BTreeSet<MemberId>, StartError> {
+    let changes = entries.iter().filter(|entry| {
+        entry.index() > applied.get() && entry.r#type() == EntryType::EntryConfChange
+    });
+    for entry in changes {
+        let change = ConfChange::decode(entry.data.clone().unwrap_or_default())
+            .map_err(StartError::ConfChange)?;
+        let id = MemberId(change.node_id());
+        match change.r#type() {
+            ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {
+                members.insert(id);
+            }
+            ConfChangeType::ConfChangeRemoveNode => {
+                members.remove(&id);
+            }
+            ConfChangeType::ConfChangeUpdateNode => {}
+        }
+    }
+    Ok(members)
+}
+
+/// Entries that leave `own` alone. It is added first where it is missing: a cluster without any
+/// voter cannot be.
+fn lone_entries(own: MemberId, members: &BTreeSet<MemberId>, term: u64, commit: u64) -> Vec<Entry> {
+    let added = (!members.contains(&own)).then(|| {
+        // etcd's own words: the operator updates the address later.
+        let peer_urls = vec!["http://localhost:2380".to_owned()];
+        let member = Member { id: own, peer_urls, ..Member::default() };
+        (ConfChangeType::ConfChangeAddNode, own, Some(member.to_json().into()))
+    });
+    let others = members.iter().filter(|id| **id != own);
+    let removed = others.map(|id| (ConfChangeType::ConfChangeRemoveNode, *id, None));
+    let change = |(at, (kind, id, context)): (usize, (ConfChangeType, MemberId, Option<Bytes>))| {
+        let change = ConfChange {
+            r#type: Some(kind.into()),
+            node_id: Some(id.get()),
+            context,
+            ..ConfChange::default()
+        };
+        Entry {
+            r#type: Some(EntryType::EntryConfChange.into()),
+            term: Some(term),
+            index: Some(commit + 1 + at as u64),
+            data: Some(change.encode_to_vec().into()),
+        }
+    };
+    added.into_iter().chain(removed).enumerate().map(change).collect()
 }
 
 #[cfg(test)]
