@@ -184,7 +184,7 @@ impl Commits {
             Stage::Frozen(upto) => {
                 let snapshot = upto > self.snapshot && self.snapshot_due(upto);
                 self.stage = Stage::Committing(upto);
-                effects.commit.push(CommitEffect { upto, snapshot });
+                effects.commit.push(CommitEffect { upto, snapshot, views: 0 });
                 false
             }
             _ => false,

@@ -11,6 +11,9 @@ use crate::requests::Rejected;
 pub enum LogEffect {
     /// Append to the log; the receipt is [`crate::LogReceipt::Appended`].
     Append {
+        /// A snapshot that takes the place of everything before: its file is written first, then
+        /// its record.
+        snapshot: Option<Box<Snapshot>>,
         /// They replace what stands from the first one's index on.
         entries: Vec<Entry>,
         /// Term, vote and commit index, when they changed.
@@ -25,6 +28,8 @@ pub enum LogEffect {
     Snapshot(Box<Snapshot>),
     /// Give up the segments that hold nothing after this index. Comes after the snapshot.
     Release(LogIndex),
+    /// Remove a received database that is not to be installed.
+    Discard(LogIndex),
     /// Remove the oldest files of those that are not needed.
     Purge,
 }
@@ -38,6 +43,9 @@ pub enum ApplyEffect {
     /// Hand the changes so far over to the commit worker; the receipt is
     /// [`crate::ApplyReceipt::Frozen`].
     Freeze,
+    /// Put the received database of that snapshot into the place of all state; the receipt is
+    /// [`crate::ApplyReceipt::Installed`]. Nothing is in the commit lane meanwhile.
+    Install(Box<Snapshot>),
     /// Show readers the database after its commit, and forget the changes that it holds; the
     /// receipt is [`crate::ApplyReceipt::Changed`].
     Publish,
@@ -51,6 +59,16 @@ pub struct CommitEffect {
     pub upto: LogIndex,
     /// Say who the members are at that point, for a snapshot.
     pub snapshot: bool,
+    /// Views of exactly that state to put into the handoff, for [`SendSnapshot`]s.
+    pub views: usize,
+}
+
+/// To be sent with the pages of the view that the handoff holds for its index (see
+/// `worker::Handoff::take_snapshot_view`), and answered by [`crate::Input::SnapshotSent`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SendSnapshot {
+    /// `MsgSnap` with index, term, configuration and members as of that view.
+    pub message: Message,
 }
 
 /// To whoever waits.
@@ -73,6 +91,9 @@ pub enum Answer {
     Transferred(Ticket),
     /// The cluster knows this member's name and addresses: it can serve.
     Published,
+    /// A committed change has removed this member, and others have had time to hear of it: the
+    /// process says so and ends.
+    Removed,
     /// Everything is done; the log may be closed.
     Stopped,
 }
@@ -88,6 +109,8 @@ pub struct Effects {
     pub commit: Vec<CommitEffect>,
     /// For other members.
     pub send: Vec<Message>,
+    /// For other members, with a database each.
+    pub snapshots: Vec<SendSnapshot>,
     /// For those who wait.
     pub answers: Vec<Answer>,
 }
@@ -99,6 +122,7 @@ impl Effects {
             && self.apply.is_empty()
             && self.commit.is_empty()
             && self.send.is_empty()
+            && self.snapshots.is_empty()
             && self.answers.is_empty()
     }
 }

@@ -48,17 +48,47 @@ pub enum Input {
         /// Who asks.
         ticket: Ticket,
     },
-    /// Another member sent something.
+    /// Another member sent something. Not a snapshot: see [`Input::SnapshotReceived`].
     Message(Box<Message>),
+    /// Something for that member was lost on the way.
+    Unreachable {
+        /// Who was to get it.
+        member: MemberId,
+    },
+    /// What became of a [`crate::SendSnapshot`]: one report for each.
+    SnapshotSent {
+        /// Who was to get it.
+        member: MemberId,
+        /// It has the whole.
+        ok: bool,
+    },
+    /// A leader sent a snapshot, and the database that belongs to it (`%016x.snap.db`) is on disk,
+    /// synced and verified (see `worker::verify_received`).
+    SnapshotReceived {
+        /// The `MsgSnap`.
+        message: Box<Message>,
+    },
+    /// What the members of the cluster, as far as they were asked, say that their servers are.
+    /// Wanted while this member leads: at once, and every [`crate::VERSIONS_INTERVAL`].
+    MemberVersions {
+        /// `major.minor.patch` each; `None` for who did not answer. This member need not be there.
+        versions: Vec<(MemberId, Option<String>)>,
+    },
+    /// Enough other members are connected for an election: this member, when it has just started,
+    /// need not wait a whole election timeout for one.
+    Connected,
     /// The log worker reports.
     Logged(LogReceipt),
     /// The apply worker reports.
     Applied(ApplyReceipt),
     /// The commit worker reports.
     Committed(CommitReceipt),
-    /// The member is to end: nothing new is taken, what is committed is applied and brought into
-    /// the database, then comes [`crate::Answer::Stopped`].
-    Stop,
+    /// The member is to end: it hands leadership over if it can, takes nothing new, applies what is
+    /// committed and brings it into the database; then comes [`crate::Answer::Stopped`].
+    Stop {
+        /// The members that are connected, those that have been for the longest time first.
+        connected: Vec<MemberId>,
+    },
 }
 
 /// Reports of the log lane, one for each effect but those that remove files, in order.
@@ -105,6 +135,13 @@ pub enum ApplyReceipt {
         /// The last entry whose changes are handed over. `None` when nothing was pending: then
         /// the database has everything that was applied.
         upto: Option<LogIndex>,
+        /// What waits for a commit now.
+        pending: Pending,
+    },
+    /// [`crate::ApplyEffect::Install`] is done, and readers see the state that was received.
+    Installed {
+        /// The last entry that it has.
+        index: LogIndex,
         /// What waits for a commit now.
         pending: Pending,
     },

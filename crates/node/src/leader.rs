@@ -29,8 +29,9 @@ const REVOKES_MAX: usize = 16;
 /// How often leases are looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the version is looked at.
-const VERSION_INTERVAL: Duration = Duration::from_secs(4);
+/// How often a leader decides whether the cluster's version changes, and wants to hear the
+/// versions of all members before.
+pub const VERSIONS_INTERVAL: Duration = Duration::from_secs(4);
 
 /// What a member needs to know for its own proposals.
 pub(crate) struct Own {
@@ -122,7 +123,7 @@ impl Duties {
             return;
         }
         if now >= self.next_version {
-            self.next_version = now + VERSION_INTERVAL;
+            self.next_version = now + VERSIONS_INTERVAL;
             if standing.is_alone && is_over(self.version, now) {
                 self.decide_version(now, state, proposals);
             }

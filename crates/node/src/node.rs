@@ -266,6 +266,11 @@ impl Node {
                 self.answers.push(Answer::TicketRefused(ticket, Rejected::NotLeader));
             }
             Input::Message(message) => self.step(*message),
+            Input::SnapshotReceived { .. }
+            | Input::Unreachable { .. }
+            | Input::SnapshotSent { .. }
+            | Input::MemberVersions { .. }
+            | Input::Connected => {}
             Input::Logged(receipt) => self.logged(receipt),
             Input::Applied(receipt) => self.applied(receipt),
             Input::Committed(CommitReceipt { upto, snapshot }) => {
@@ -274,7 +279,7 @@ impl Node {
                 }
                 self.commits.committed(upto, snapshot, &mut self.effects);
             }
-            Input::Stop => self.stop(),
+            Input::Stop { .. } => self.stop(),
         }
     }
 
@@ -426,7 +431,9 @@ impl Node {
                 self.commits.frozen(upto);
                 self.set_pending(pending);
             }
-            ApplyReceipt::Changed { pending } => self.set_pending(pending),
+            ApplyReceipt::Changed { pending } | ApplyReceipt::Installed { pending, .. } => {
+                self.set_pending(pending);
+            }
         }
     }
 
@@ -538,6 +545,7 @@ impl Node {
             done: append.receipt,
         });
         self.effects.log.push(LogEffect::Append {
+            snapshot: append.snapshot.map(Box::new),
             entries: append.entries,
             hard_state: append.hard_state,
             must_sync: append.must_sync,

@@ -199,6 +199,19 @@ impl Snapshots {
         Ok(removed)
     }
 
+    /// Removes the database received with the snapshot at `index`, which is not to be installed.
+    pub fn discard_received(&self, index: LogIndex) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = Vec::new();
+        for name in self.names(".snap.db", 1)? {
+            let number = name.to_str().and_then(|name| hex(name.strip_suffix(".snap.db")?));
+            if number == Some(index.0) {
+                removed.push(self.remove(&name)?);
+            }
+        }
+        self.sync_names(&removed)?;
+        Ok(removed)
+    }
+
     /// File names of `numbers` hexadecimal numbers and a suffix, ascending.
     fn names(&self, suffix: &str, numbers: usize) -> Result<Vec<PathBuf>, Error> {
         let listed = self.disk.list(&self.dir).map_err(|source| Error {

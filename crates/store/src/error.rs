@@ -1,6 +1,6 @@
 //! What can go wrong, by who must act.
 
-use base::LogIndex;
+use base::{LogIndex, Revision};
 use bytes::Bytes;
 use storage::bolt;
 use thiserror::Error;
@@ -183,6 +183,21 @@ pub enum OpenError {
         found: String,
         /// What the server is.
         own: String,
+    },
+    /// A database that was to take the place of a newer state.
+    #[error(
+        "the received database (entry {entry}, revision {revision}) is older than this member's \
+         state (entry {own_entry}, revision {own_revision})"
+    )]
+    Backwards {
+        /// The last entry it has.
+        entry: LogIndex,
+        /// Its newest revision.
+        revision: Revision,
+        /// The last entry that is applied.
+        own_entry: LogIndex,
+        /// The newest revision here.
+        own_revision: Revision,
     },
     /// The database cannot be read or contradicts itself.
     #[error("database: {0}")]

@@ -1,6 +1,9 @@
 //! What the serving side shares with the one writer.
 //!
-//! *Invariants.* Nothing here blocks the writer for longer than a copy of something small.
+//! *Invariants.*
+//! 1. Nothing here blocks the writer for longer than a copy of something small.
+//! 2. What stands here may be replaced by another state as a whole (an installed snapshot): who
+//!    needs two things that belong together takes one view.
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use proto::etcdserverpb::{AlarmMember, AlarmType};
 use crate::alarm::Alarms;
 use crate::lease::Lessor;
 use crate::membership::{Downgrade, Member, Membership};
-use crate::mvcc::{Core, HashKv, IndexSize, View};
+use crate::mvcc::{HashKv, IndexSize, View};
 use crate::quota;
 use crate::schema::ConfStateRow;
 use crate::version::Version;
@@ -19,7 +22,6 @@ use crate::watch::Hub;
 
 /// The state of a store, for readers.
 pub struct Shared {
-    pub(crate) core: Arc<Core>,
     pub(crate) view: RwLock<Arc<View>>,
     pub(crate) lessor: Lessor,
     pub(crate) hub: Hub,
@@ -117,11 +119,11 @@ impl Shared {
 
     /// The hashes of the newest compactions, oldest first.
     pub fn compaction_hashes(&self) -> Vec<HashKv> {
-        self.core.hashes.all()
+        self.view.read().core().hashes.all()
     }
 
     /// How much the index holds.
     pub fn index_size(&self) -> IndexSize {
-        self.core.index.read().size()
+        self.view.read().core().index.read().size()
     }
 }

@@ -14,25 +14,20 @@
 //!
 //! *Absent.* Writing to disk: the batch goes to whoever owns the database.
 //!
-//! *Contract.* `restore` of `server/storage/mvcc/kvstore.go` of etcd v3.7.1.
+//! *Contract.* `applySnapshot` of `server/etcdserver/server.go` of etcd v3.7.1.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{LeaseId, LogIndex, MemberId, Moment, Revision, Term};
+use base::{LogIndex, MemberId, Moment, Revision, Term};
 use parking_lot::RwLock;
-use prost::Message;
-use proto::leasepb;
 use storage::bolt;
 
-use crate::alarm::Alarms;
 use crate::backend::{Memtable, Tables};
-use crate::error::{Damage, Fatal, OpenError};
+use crate::error::{Fatal, OpenError};
 use crate::lease::Lessor;
-use crate::membership::{Membership, read_version};
+use crate::load::{self, Loaded};
 use crate::mvcc::compact::Compaction;
-use crate::mvcc::index::{Index, Restored};
-use crate::mvcc::{Change, Core, Parts, RevKey, View};
+use crate::mvcc::{Change, Core, View};
 use crate::schema;
 use crate::shared::Shared;
 use crate::version::Version;
@@ -82,6 +77,7 @@ pub struct Frozen {
 pub struct Store {
     pub(crate) options: StoreOptions,
     pub(crate) shared: Arc<Shared>,
+    core: Arc<Core>,
     pub(crate) tables: Arc<Tables>,
     pub(crate) view: Arc<View>,
     /// The last entry that has changed the state, and its term.
@@ -102,84 +98,91 @@ impl std::fmt::Debug for Store {
     }
 }
 
-/// What one scan of bucket `key` yields.
-struct Scanned {
-    index: Index,
-    last: Revision,
-    leased: BTreeMap<Box<[u8]>, LeaseId>,
-}
-
 impl Store {
     /// Takes up the state that a database holds; an empty one gets its first rows with the next
     /// commit.
     pub fn open(view: bolt::View, options: StoreOptions, now: Moment) -> Result<Self, OpenError> {
-        let tables = Arc::new(Tables { active: Arc::default(), frozen: None, database: view });
-        refuse_auth(&tables)?;
-        let membership = Membership::load(&tables)?;
-        let storage_version = read_version(&tables, schema::META, schema::STORAGE_VERSION)?;
-        refuse_newer("cluster", membership.version(), options.server_version)?;
-        refuse_newer("storage", storage_version.as_ref(), options.server_version)?;
-
-        let applied = read_applied(&tables)?;
-        let scheduled = read_compaction(&tables, schema::SCHEDULED_COMPACT)?;
-        let finished = read_compaction(&tables, schema::FINISHED_COMPACT)?;
-        let swept = finished.unwrap_or(Revision::NEVER);
-        let compacted = scheduled.unwrap_or(Revision::NEVER).max(swept);
-        let Scanned { mut index, last, leased } = scan(&tables)?;
-        let revision = last.max(compacted);
-        index.set_compacted(compacted);
-
+        let loaded = Loaded::read(view, options.server_version)?;
+        let first = Arc::new(loaded.first_view());
         let lessor = Lessor::new(options.min_lease_ttl);
-        lessor.restore(read_leases(&tables)?, now);
-        for (key, lease) in leased {
-            lessor.attach(lease, key.into_vec().into());
-        }
-
-        let core = Arc::new(Core { index: RwLock::new(index), ..Core::default() });
-        let first =
-            Arc::new(View::new(Arc::clone(&core), Arc::clone(&tables), revision, compacted, swept));
-        let creates_buckets = {
-            let there = tables.database.buckets()?;
-            schema::BUCKETS.iter().any(|bucket| !there.iter().any(|there| there == bucket))
-        };
+        loaded.fill(&lessor, now);
         let shared = Arc::new(Shared {
-            core,
             view: RwLock::new(Arc::clone(&first)),
             lessor,
-            hub: Hub::new(revision),
-            membership: RwLock::new(membership),
-            alarms: RwLock::new(Alarms::load(&tables)?),
-            storage_version: RwLock::new(storage_version),
+            hub: Hub::new(first.revision()),
+            membership: RwLock::new(loaded.membership),
+            alarms: RwLock::new(loaded.alarms),
+            storage_version: RwLock::new(loaded.storage_version),
             quota_bytes: options.quota_bytes,
         });
-        if tables.plain(schema::AUTH, schema::AUTH_REVISION)?.is_none() {
-            let name = schema::name(schema::AUTH_REVISION);
-            tables.active.put(schema::AUTH, name, schema::number(1));
-        }
         let mut store = Self {
             options,
             shared,
-            tables,
+            core: loaded.core,
+            tables: loaded.tables,
             view: first,
-            applied,
-            frozen: applied.0,
-            creates_buckets,
-            compacted,
-            swept,
+            applied: loaded.applied,
+            frozen: loaded.applied.0,
+            creates_buckets: loaded.creates_buckets,
+            compacted: loaded.compacted,
+            swept: loaded.swept,
             removing: None,
             waiting: None,
         };
-        store.follow_cluster_version();
-        if compacted > swept {
-            store.removing = Some(Compaction::new(compacted, swept, false));
-        }
+        store.begin();
         Ok(store)
+    }
+
+    /// Takes up the state of another database, received from a leader, in place of this one: who
+    /// shares this store sees it from now on. Watchers go on from its history. Views taken before
+    /// stay as they are. When the other database cannot be served nothing changes.
+    pub fn replace(&mut self, view: bolt::View, now: Moment) -> Result<(), OpenError> {
+        let loaded = Loaded::read(view, self.options.server_version)?;
+        let first = Arc::new(loaded.first_view());
+        if first.revision() < self.view.revision() || loaded.applied.0 <= self.applied.0 {
+            return Err(OpenError::Backwards {
+                entry: loaded.applied.0,
+                revision: first.revision(),
+                own_entry: self.applied.0,
+                own_revision: self.view.revision(),
+            });
+        }
+        let shared = Arc::clone(&self.shared);
+        for lease in shared.lessor.leases() {
+            shared.lessor.remove(lease);
+        }
+        loaded.fill(&shared.lessor, now);
+        *shared.membership.write() = loaded.membership;
+        *shared.alarms.write() = loaded.alarms;
+        *shared.storage_version.write() = loaded.storage_version;
+        *shared.view.write() = Arc::clone(&first);
+        shared.hub.restart(first.revision());
+        (self.core, self.tables, self.view) = (loaded.core, loaded.tables, first);
+        (self.applied, self.frozen) = (loaded.applied, loaded.applied.0);
+        self.creates_buckets = loaded.creates_buckets;
+        (self.compacted, self.swept) = (loaded.compacted, loaded.swept);
+        (self.removing, self.waiting) = (None, None);
+        self.begin();
+        Ok(())
+    }
+
+    /// Whether a database received from a leader is one that [`Store::replace`] would take, and
+    /// the last entry it has. Looks at a few rows only.
+    pub fn inspect(view: &bolt::View, server_version: (u64, u64)) -> Result<LogIndex, OpenError> {
+        load::inspect(view, server_version)
+    }
+
+    /// What a state that was just loaded needs before entries are applied to it.
+    fn begin(&mut self) {
+        self.follow_cluster_version();
+        if self.compacted > self.swept {
+            self.removing = Some(Compaction::new(self.compacted, self.swept, false));
+        }
     }
 
     /// The last entry that a database has, without opening a store on it; 0 for none.
     pub fn consistent_index(view: &bolt::View) -> Result<LogIndex, OpenError> {
-        let tables = Tables { active: Arc::default(), frozen: None, database: view.clone() };
-        Ok(read_applied(&tables)?.0)
+        load::consistent_index(view)
     }
 
     /// The last entry that is in the state, and its term.
@@ -249,7 +252,7 @@ impl Store {
     /// Shows readers the state at `revision`.
     pub(crate) fn publish(&mut self, revision: Revision) {
         assert!(revision >= self.view.revision(), "revisions do not go back");
-        let (core, tables) = (Arc::clone(&self.shared.core), Arc::clone(&self.tables));
+        let (core, tables) = (Arc::clone(&self.core), Arc::clone(&self.tables));
         self.view = Arc::new(View::new(core, tables, revision, self.compacted, self.swept));
         *self.shared.view.write() = Arc::clone(&self.view);
     }
@@ -266,7 +269,7 @@ impl Store {
     /// Notes a compaction, which the caller has checked; its rows go in later slices.
     pub(crate) fn begin_compaction(&mut self, at: Revision) {
         let previous = std::mem::replace(&mut self.compacted, at);
-        self.shared.core.index.write().set_compacted(at);
+        self.core.index.write().set_compacted(at);
         let row = schema::compaction(at);
         self.tables.active.put(schema::META, schema::name(schema::SCHEDULED_COMPACT), row);
         if self.removing.is_some() {
@@ -293,7 +296,7 @@ impl Store {
     pub fn compact_slice(&mut self) -> Result<bool, Fatal> {
         let Some(compaction) = &mut self.removing else { return Ok(false) };
         let batch = self.options.compaction_batch.max(1);
-        let (core, tables) = (&self.shared.core, &self.tables);
+        let (core, tables) = (&self.core, &self.tables);
         let Some((hash, is_whole)) = compaction.slice(core, tables, &tables.active, batch)? else {
             return Ok(true);
         };
@@ -329,76 +332,6 @@ impl Store {
 
 /// Below it, databases do not say which version they have.
 pub(crate) const FIRST_STORED_VERSION: (u64, u64) = (3, 6);
-
-fn refuse_auth(tables: &Tables) -> Result<(), OpenError> {
-    match tables.plain(schema::AUTH, schema::AUTH_ENABLED)? {
-        Some(row) if row.as_ref() == [1] => Err(OpenError::AuthEnabled),
-        _ => Ok(()),
-    }
-}
-
-fn refuse_newer(
-    what: &'static str,
-    found: Option<&Version>,
-    own: (u64, u64),
-) -> Result<(), OpenError> {
-    match found {
-        Some(found) if found.pair() > own => Err(OpenError::Version {
-            what,
-            found: found.to_string(),
-            own: format!("{}.{}", own.0, own.1),
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn read_applied(tables: &Tables) -> Result<(LogIndex, Term), Damage> {
-    let read = |name: &'static [u8]| match tables.plain(schema::META, name)? {
-        Some(row) => schema::read_number(&row)
-            .ok_or_else(|| Damage::row(schema::META, name, "not eight bytes")),
-        None => Ok(0),
-    };
-    Ok((LogIndex(read(schema::CONSISTENT_INDEX)?), Term(read(schema::TERM)?)))
-}
-
-fn read_compaction(tables: &Tables, name: &'static [u8]) -> Result<Option<Revision>, Damage> {
-    let Some(row) = tables.plain(schema::META, name)? else { return Ok(None) };
-    let at = schema::read_compaction(&row);
-    at.map(Some).ok_or_else(|| Damage::row(schema::META, name, "not a revision"))
-}
-
-fn read_leases(tables: &Tables) -> Result<Vec<leasepb::Lease>, Damage> {
-    let rows = tables.plain_rows(schema::LEASE)?;
-    let read = |(key, row): (bytes::Bytes, bytes::Bytes)| {
-        leasepb::Lease::decode(row)
-            .map_err(|error| Damage::row(schema::LEASE, &key, error.to_string()))
-    };
-    rows.into_iter().map(read).collect()
-}
-
-/// Rebuilds the index from all rows, in the order of revisions.
-fn scan(tables: &Tables) -> Result<Scanned, Damage> {
-    let mut index = Index::default();
-    let mut leased = BTreeMap::new();
-    let mut last = RevKey::first_of(Revision(1));
-    for row in tables.scan(last, Revision(i64::MAX)) {
-        let row = row?;
-        let parts = Parts::read(&row.bytes).ok_or(Damage::RowMalformed(row.at))?;
-        let restored = if row.tombstone {
-            Restored::Tombstone
-        } else {
-            Restored::Put { create: parts.create, version: parts.version }
-        };
-        index.restore(parts.key, row.at, restored);
-        if !row.tombstone && parts.lease != LeaseId::default() {
-            leased.insert(parts.key.into(), parts.lease);
-        } else if !leased.is_empty() {
-            leased.remove(parts.key);
-        }
-        last = row.at;
-    }
-    Ok(Scanned { index, last: last.main, leased })
-}
 
 /// The active table, for those who apply.
 impl Store {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use base::{LogIndex, Moment, RequestId};
 use node::{ApplyEffect, ApplyReceipt, Pending};
-use proto::raftpb::{ConfState, Entry};
+use proto::raftpb::{ConfState, Entry, Snapshot};
 use storage::snap::{Document, DocumentMember};
 use store::{Applied, ApplyError, ConfChangeError, Member, Response, Shared, Store};
 
 use crate::Fatal;
 use crate::handoff::{Frozenness, Handoff};
+use crate::install::{Place, ReceivedError, put_in_place};
 
 /// Hears of what applying brings about, on the apply worker's thread.
 pub trait Listener {
@@ -43,14 +44,15 @@ struct Physical {
 pub struct ApplyWorker {
     store: Store,
     handoff: Arc<Handoff>,
+    place: Place,
     /// Physical compactions that wait; as many as there are requests at most.
     physical: Vec<Physical>,
 }
 
 impl ApplyWorker {
-    /// A worker for an open store.
-    pub fn new(store: Store, handoff: Arc<Handoff>) -> Self {
-        Self { store, handoff, physical: Vec::new() }
+    /// A worker for an open store, whose database is at that place.
+    pub fn new(store: Store, handoff: Arc<Handoff>, place: Place) -> Self {
+        Self { store, handoff, place, physical: Vec::new() }
     }
 
     /// What readers share.
@@ -68,6 +70,7 @@ impl ApplyWorker {
         match effect {
             ApplyEffect::Entries(entries) => self.apply(&entries, now, listener),
             ApplyEffect::Freeze => Ok(self.freeze()),
+            ApplyEffect::Install(snapshot) => self.install(&snapshot, now),
             ApplyEffect::Publish => {
                 self.publish(listener);
                 Ok(ApplyReceipt::Changed { pending: self.pending() })
@@ -164,6 +167,20 @@ impl ApplyWorker {
         for Physical { id, result, .. } in self.physical.extract_if(.., done) {
             listener.answer(id, result);
         }
+    }
+
+    /// Puts a received database into the place of everything. The old one is closed when its last
+    /// view is gone, and the commit worker has taken the new one out of the handoff.
+    fn install(&mut self, snapshot: &Snapshot, now: Moment) -> Result<ApplyReceipt, Fatal> {
+        let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index());
+        let index = LogIndex(index);
+        assert!(!self.store.is_committing(), "a commit was under way during an install");
+        let database = put_in_place(&self.place, index)?;
+        self.store.replace(database.view(), now).map_err(ReceivedError::from)?;
+        self.handoff.put_installed(database);
+        // Whoever waits for the removal of rows waits for that of the new state.
+        self.note_swept();
+        Ok(ApplyReceipt::Installed { index, pending: self.pending() })
     }
 
     fn note_swept(&mut self) {

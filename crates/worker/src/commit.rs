@@ -27,7 +27,10 @@ impl CommitWorker {
 
     /// Commits what was frozen, if anything was.
     pub fn run(&mut self, effect: CommitEffect) -> Result<CommitReceipt, Fatal> {
-        let CommitEffect { upto, snapshot } = effect;
+        let CommitEffect { upto, snapshot, views } = effect;
+        if let Some(installed) = self.handoff.take_installed() {
+            self.database = installed;
+        }
         let handed = self.handoff.take_frozen();
         let Some(Frozenness { frozen, term, document, conf_state }) = handed else {
             return Ok(CommitReceipt { upto, snapshot: None });
@@ -36,6 +39,9 @@ impl CommitWorker {
             assert!(frozen.upto == upto, "the commit is of other changes");
             let view = self.database.commit(frozen.batch)?;
             self.handoff.put_committed(view);
+        }
+        for _ in 0..views {
+            self.handoff.put_snapshot_view(upto, self.database.view());
         }
         let snapshot = snapshot.then(|| {
             assert!(document.index == upto, "the members are of another point");

@@ -2,7 +2,7 @@
 //!
 //! *Invariants.* The node allows one commit at a time: a place is empty when something is put.
 
-use base::Term;
+use base::{LogIndex, Term};
 use parking_lot::Mutex;
 use proto::raftpb::ConfState;
 use storage::bolt;
@@ -22,11 +22,15 @@ pub(crate) struct Frozenness {
     pub(crate) conf_state: ConfState,
 }
 
-/// The two places.
+/// The places.
 #[derive(Debug, Default)]
 pub struct Handoff {
     frozen: Mutex<Option<Frozenness>>,
     committed: Mutex<Option<bolt::View>>,
+    /// For snapshots to be sent; as many as the node has asked for.
+    snapshots: Mutex<Vec<(LogIndex, bolt::View)>>,
+    /// A received database, in place of the one that the commit worker has.
+    installed: Mutex<Option<bolt::Database>>,
 }
 
 impl Handoff {
@@ -46,5 +50,28 @@ impl Handoff {
 
     pub(crate) fn take_committed(&self) -> Option<bolt::View> {
         self.committed.lock().take()
+    }
+
+    pub(crate) fn put_snapshot_view(&self, index: LogIndex, view: bolt::View) {
+        self.snapshots.lock().push((index, view));
+    }
+
+    /// The state of the database at exactly that entry, for one [`node::SendSnapshot`] of it. It
+    /// is there once for each; whoever does not take it keeps its pages from being reused.
+    pub fn take_snapshot_view(&self, index: LogIndex) -> Option<bolt::View> {
+        let mut snapshots = self.snapshots.lock();
+        let at = snapshots.iter().position(|(of, _)| *of == index)?;
+        Some(snapshots.swap_remove(at).1)
+    }
+
+    pub(crate) fn put_installed(&self, database: bolt::Database) {
+        // Another may be there when nothing was committed between two snapshots.
+        self.installed.lock().replace(database);
+        // What was frozen before, and not wanted any more, belongs to the state before.
+        self.frozen.lock().take();
+    }
+
+    pub(crate) fn take_installed(&self) -> Option<bolt::Database> {
+        self.installed.lock().take()
     }
 }

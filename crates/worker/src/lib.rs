@@ -4,6 +4,8 @@
 //!  log lane ────► LogWorker     Wal, snapshot files
 //!  apply lane ──► ApplyWorker   Store            ─┐ Handoff: frozen changes there,
 //!  commit lane ─► CommitWorker  bolt::Database   ─┘          the new view back
+//!                                                             views for snapshots to send
+//!                                                             a received database
 //! ```
 //!
 //! A server gives each a thread and a bounded channel; a simulator calls the same objects with
@@ -18,6 +20,7 @@ mod apply;
 pub mod bootstrap;
 mod commit;
 mod handoff;
+mod install;
 mod log;
 
 use thiserror::Error;
@@ -25,6 +28,7 @@ use thiserror::Error;
 pub use apply::{ApplyWorker, Listener};
 pub use commit::CommitWorker;
 pub use handoff::Handoff;
+pub use install::{Place, ReceivedError, verify_received};
 pub use log::{LogWorker, Logged};
 
 /// The disk or the data is broken: say so and stop the process. One line.
@@ -42,4 +46,7 @@ pub enum Fatal {
     /// An entry cannot be applied.
     #[error(transparent)]
     Apply(#[from] store::Fatal),
+    /// A snapshot from the leader cannot be installed.
+    #[error(transparent)]
+    Install(#[from] ReceivedError),
 }

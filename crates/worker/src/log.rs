@@ -65,7 +65,13 @@ impl LogWorker {
         let mut since_sync = 0;
         for effect in effects {
             match effect {
-                LogEffect::Append { entries, hard_state, must_sync: must } => {
+                LogEffect::Append { snapshot, entries, hard_state, must_sync: must } => {
+                    if let Some(snapshot) = snapshot {
+                        self.save_snapshot(&snapshot, &mut logged)?;
+                        mark_synced(&mut logged.receipts[since_sync..]);
+                        since_sync = logged.receipts.len();
+                        must_sync = false;
+                    }
                     self.wal.append(&entries, hard_state.as_ref())?;
                     must_sync |= must;
                     logged.receipts.push(LogReceipt::Appended { synced: false });
@@ -84,6 +90,9 @@ impl LogWorker {
                 LogEffect::Release(index) => {
                     self.wal.release_to(index)?;
                     logged.purged.extend(self.snapshots.release_received(index)?);
+                }
+                LogEffect::Discard(index) => {
+                    logged.purged.extend(self.snapshots.discard_received(index)?);
                 }
                 LogEffect::Purge => self.purge(&mut logged)?,
             }

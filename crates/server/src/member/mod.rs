@@ -404,7 +404,7 @@ impl Member {
 
     /// Takes nothing new, brings everything into the database and closes the files.
     pub async fn stop(&self) {
-        self.0.links.inbox.push(Input::Stop);
+        self.0.links.inbox.push(Input::Stop { connected: Vec::new() });
         let mut stopped = self.0.links.stopped.subscribe();
         let _ended = stopped.wait_for(|stopped| *stopped).await;
         for thread in self.0.threads.lock().drain(..) {

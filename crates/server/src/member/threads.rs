@@ -18,7 +18,7 @@ use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestH
 use storage::disk::Disk;
 use store::{ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
-use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
+use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use super::inbox::Inbox;
 use super::{Links, MemberConfig, Observer};
@@ -71,6 +71,11 @@ pub(super) fn spawn(
     let started =
         Started { restored: opened.restored, database: opened.store.applied().0, now: clock.now() };
     let wal_dir: PathBuf = config.dir.wal().into();
+    let place = Place {
+        disk: Arc::clone(&disk),
+        dir: config.dir.clone(),
+        database: config.files.database,
+    };
     let log = LogWorker::new(
         opened.wal,
         opened.snapshots,
@@ -80,7 +85,7 @@ pub(super) fn spawn(
         Arc::clone(&clock),
     );
     let apply = Apply {
-        worker: ApplyWorker::new(opened.store, Arc::clone(&handoff)),
+        worker: ApplyWorker::new(opened.store, Arc::clone(&handoff), place),
         answers: Answers {
             links: Arc::clone(links),
             ids: Arc::clone(&ids),
@@ -219,6 +224,8 @@ fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
             Answer::Published => {
                 links.published.send_replace(true);
             }
+            // Nothing removes a member yet but itself.
+            Answer::Removed => {}
             Answer::Stopped => is_stopped = true,
         }
     }

@@ -88,6 +88,10 @@ impl View {
         Self { revision, ..self.clone() }
     }
 
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// The newest revision that is visible.
     pub fn revision(&self) -> Revision {
         self.revision

@@ -250,6 +250,23 @@ impl Hub {
         Ok(id)
     }
 
+    /// Another state has taken the place of the one that was published so far; `revision` is its
+    /// newest. Everyone who was told of the old one goes on from the new one's history.
+    pub(crate) fn restart(&self, revision: Revision) {
+        let mut state = self.state.lock();
+        assert!(revision >= state.revision, "revisions do not go back");
+        let told = std::mem::replace(&mut state.revision, revision);
+        let all: Vec<SubscriptionId> = state.subscriptions.keys().copied().collect();
+        state.lagging_total += all.len() as u64;
+        for id in all {
+            if let Some(subscription) = state.remove(id) {
+                let from = told.next().max(subscription.from);
+                let lagging = Lagging { watch: subscription.watch, subscription: id, from };
+                subscription.queue.push_lagging(lagging);
+            }
+        }
+    }
+
     /// Ends a subscription. False when it had ended.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.state.lock().remove(id).is_some()

@@ -20,7 +20,7 @@ use storage::disk::{Disk, Faulty};
 use storage::wal;
 use store::{ApplyError, HashKv, Response, Shared, StoreOptions};
 use worker::bootstrap::{self, FileOptions, InitialMember, StartError};
-use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
+use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use crate::oracle::Answers;
 use crate::workload::{Proposal, Workload};
@@ -276,13 +276,15 @@ impl Member {
             .map_err(|error| NoStart::Refused(error.into()))?;
         let clock: Arc<dyn Clock> = Arc::clone(time) as Arc<dyn Clock>;
         let wal_dir = dir.wal().to_owned();
+        let database = settings.files().database;
+        let place = Place { disk: Arc::clone(&disk), dir: dir.clone(), database };
         Ok(Self {
             disk: faulty.clone(),
             time: Arc::clone(time),
             node,
             ids,
             log: LogWorker::new(opened.wal, opened.snapshots, disk, wal_dir, settings.kept, clock),
-            apply: ApplyWorker::new(opened.store, Arc::clone(&handoff)),
+            apply: ApplyWorker::new(opened.store, Arc::clone(&handoff), place),
             commit: CommitWorker::new(opened.database, handoff),
             log_lane: VecDeque::new(),
             apply_lane: VecDeque::new(),
@@ -402,7 +404,7 @@ impl Member {
                     assert!(self.shared().revision() >= acknowledged, "a stale read");
                 }
                 Answer::Refused { .. } | Answer::TicketRefused(..) => {}
-                Answer::Published => {}
+                Answer::Published | Answer::Transferred(_) | Answer::Removed => {}
                 Answer::Stopped => self.stopped = true,
             }
         }
@@ -461,7 +463,7 @@ impl Member {
 
     /// Ends as an operator would have it: everything is in the database.
     pub(crate) fn stop(mut self, rng: &mut Rng, history: &mut History) -> Result<(), String> {
-        self.node.handle(Input::Stop);
+        self.node.handle(Input::Stop { connected: Vec::new() });
         for _ in 0..SETTLE_STEPS_MAX {
             if self.stopped {
                 return self.log.close().map_err(|error| error.to_string());

@@ -148,7 +148,9 @@ fn show_answer(answer: &Answer) -> String {
             format!("ticket {} refused: {}", ticket.0, reason.status().1)
         }
         Answer::DatabaseCommitted(ticket) => format!("commit {} done", ticket.0),
+        Answer::Transferred(ticket) => format!("transfer {} done", ticket.0),
         Answer::Published => "published".into(),
+        Answer::Removed => "removed".into(),
         Answer::Stopped => "stopped".into(),
     }
 }
@@ -215,8 +217,9 @@ impl Runner {
             let _ = writeln!(out, "{event}");
         }
         Self::show(&effects, &mut out);
-        let has_receipt =
-            |effect: &LogEffect| !matches!(effect, LogEffect::Release(_) | LogEffect::Purge);
+        let has_receipt = |effect: &LogEffect| {
+            !matches!(effect, LogEffect::Release(_) | LogEffect::Discard(_) | LogEffect::Purge)
+        };
         self.log.extend(effects.log.into_iter().filter(has_receipt));
         self.apply.extend(effects.apply);
         self.commit.extend(effects.commit);
@@ -227,7 +230,7 @@ impl Runner {
     fn show(effects: &Effects, out: &mut String) {
         for effect in &effects.log {
             let _ = match effect {
-                LogEffect::Append { entries, hard_state, must_sync } => {
+                LogEffect::Append { snapshot: _, entries, hard_state, must_sync } => {
                     let sync = if *must_sync { " and sync" } else { "" };
                     let _ = write!(out, "log: append{sync}");
                     if !entries.is_empty() {
@@ -254,7 +257,7 @@ impl Runner {
                 other => writeln!(out, "apply: {other:?}"),
             };
         }
-        for CommitEffect { upto, snapshot } in &effects.commit {
+        for CommitEffect { upto, snapshot, .. } in &effects.commit {
             let snapshot = if *snapshot { ", for a snapshot" } else { "" };
             let _ = writeln!(out, "commit: up to {upto}{snapshot}");
         }
@@ -306,6 +309,11 @@ impl Runner {
                 ApplyReceipt::Frozen { upto, pending: self.pending(args)? }
             }
             ApplyEffect::Publish => ApplyReceipt::Changed { pending: self.pending(args)? },
+            ApplyEffect::Install(snapshot) => {
+                let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index());
+                self.applied = LogIndex(index);
+                ApplyReceipt::Installed { index: self.applied, pending: self.pending(args)? }
+            }
         };
         self.node()?.handle(Input::Applied(receipt));
         Ok(())
@@ -320,7 +328,7 @@ impl Runner {
 
     /// `committed`: the commit worker is done.
     fn committed(&mut self) -> Result<(), Box<dyn Error>> {
-        let CommitEffect { upto, snapshot } =
+        let CommitEffect { upto, snapshot, .. } =
             self.commit.pop_front().ok_or("the commit lane is empty")?;
         let snapshot = snapshot.then(|| {
             let metadata = SnapshotMetadata { index: Some(upto.0), ..Default::default() };
@@ -408,7 +416,7 @@ impl Runner {
             "logged" => self.logged(&args)?,
             "applied" => self.applied(&args)?,
             "committed" => self.committed()?,
-            "stop" => self.node()?.handle(Input::Stop),
+            "stop" => self.node()?.handle(Input::Stop { connected: Vec::new() }),
             "settle" => return self.settle(),
             "status" => return self.status(),
             "version" => {

@@ -16,7 +16,7 @@ use storage::disk::{Disk, Faulty, Image};
 use storage::wal;
 use store::{ApplyError, Response, Shared, StoreOptions};
 use worker::bootstrap::{self, FileOptions, InitialMember};
-use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
+use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use super::HandClock;
 use super::reference::{self, Summary};
@@ -173,13 +173,14 @@ impl World {
             .map_err(|error| End::Failed(error.to_string()))?;
         let (hand, wal_dir): (Arc<dyn Clock>, _) = (Arc::new(clock.clone()), data_dir());
         let wal_dir = wal_dir.wal().into();
+        let place = Place { disk: Arc::clone(&any), dir: data_dir(), database: files().database };
         let log = LogWorker::new(opened.wal, opened.snapshots, any, wal_dir, (2, 2), hand);
         Ok(Self {
             disk: disk.clone(),
             clock: clock.clone(),
             node,
             log: Some(log),
-            apply: ApplyWorker::new(opened.store, Arc::clone(&handoff)),
+            apply: ApplyWorker::new(opened.store, Arc::clone(&handoff), place),
             commit: CommitWorker::new(opened.database, handoff),
             shared,
             ids,
@@ -359,7 +360,7 @@ impl World {
 
     /// Stops as an operator would.
     pub(crate) fn stop(&mut self) -> Result<(), End> {
-        self.node.handle(Input::Stop);
+        self.node.handle(Input::Stop { connected: Vec::new() });
         self.settle()?;
         promise!(self.stopped, "a member was told to stop and goes on");
         let closed = self.log.take().map_or(Ok(()), LogWorker::close);
