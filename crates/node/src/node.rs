@@ -56,6 +56,12 @@ const HELD_MAX: usize = 4_096;
 /// How often files that are not needed any more are removed.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Entries in one append to a follower, as in etcd (`server/etcdserver/raft.go`).
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// Appends that a follower may leave unacknowledged, as in etcd.
+const INFLIGHT_MESSAGES_MAX: usize = 512;
+
 /// What a node is told once.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -173,6 +179,15 @@ impl Node {
                 heartbeat_ticks: 1,
                 pre_vote: config.pre_vote,
                 check_quorum: true,
+                message_bytes_max: MESSAGE_BYTES_MAX,
+                inflight_messages_max: INFLIGHT_MESSAGES_MAX,
+                inflight_bytes_max: 0,
+                uncommitted_bytes_max: 0,
+                read_mode: raft::ReadMode::Safe,
+                disable_proposal_forwarding: false,
+                disable_conf_change_validation: false,
+                step_down_on_removal: false,
+                gather: true,
                 seed: config.seed,
             },
             restored,

@@ -20,26 +20,36 @@
 //! 2. An entry is handed out to be applied only when it is stable in the member's own log.
 //! 3. The same inputs and the same seed give the same duties.
 //!
-//! *Absent.* Clocks, disks, sockets, threads. Until a cluster has more than one member: sending
-//! entries and heartbeats to followers, flow control, joint configuration changes (the quorum
-//! already counts them).
+//! *Absent.* Clocks, disks, sockets, threads.
 //!
 //! *Contract.* `raft.go`, `log.go`, `log_unstable.go`, `rawnode.go` of go.etcd.io/raft v3.7.0.
 
+mod confchange;
 mod config;
 mod core;
 mod duties;
 mod election;
+mod follow;
+mod inflights;
 mod log;
+mod membership;
 mod message;
+mod progress;
+mod propose;
 pub mod quorum;
 mod read;
+mod replicate;
 mod step;
 mod tracker;
+mod transfer;
 
-pub use config::{Config, ConfigError, Restored};
-pub use core::{ProposeError, Raft, Role, Status};
+pub use confchange::ConfChangeError;
+pub use config::{Config, ConfigError, ReadMode, Restored};
+pub use core::{Raft, Role, Status};
 pub use duties::{Append, AppendReceipt, Duties, ReadState, SoftState};
+pub use inflights::Inflights;
 pub use log::{Log, Position};
+pub use progress::{Progress, ProgressState};
+pub use propose::ProposeError;
 pub use step::StepError;
-pub use tracker::{ConfChangeError, Configuration, Progress, ProgressState, Tracker};
+pub use tracker::{Configuration, Tracker};

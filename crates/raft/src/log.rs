@@ -14,8 +14,9 @@
 //! `taken` back: what replaces it must be written again.
 //!
 //! *Invariants.*
-//! 1. base <= applied <= applying <= committed <= last, applying <= stable <= taken <= last; while
-//!    a snapshot is being installed, base = committed = stable is ahead of applying.
+//! 1. base <= applied <= applying <= committed <= last, applying <= stable <= taken <= last. A
+//!    snapshot from the leader lifts base, committed and stable first; applying follows when it is
+//!    on disk, and applied when the state is in place.
 //! 2. `entries[i]` has the index base + 1 + i.
 //! 3. Terms do not descend.
 //!
@@ -229,17 +230,48 @@ impl Log {
     }
 
     /// The largest index at or below `at` whose term is at most `limit`, with its term: where two
-    /// logs may agree. `None` for the term when it was compacted.
+    /// logs may agree. The term is `None` for an index outside of what is held.
     pub(crate) fn conflict_hint(&self, at: LogIndex, limit: Term) -> (LogIndex, Option<Term>) {
-        let mut at = at;
-        while at.0 > 0 {
-            match self.term(at) {
-                None => return (at, None),
-                Some(found) if found <= limit => return (at, Some(found)),
-                Some(_) => at = LogIndex(at.0 - 1),
+        if at < self.base.index || at > self.last().index {
+            return (at, None);
+        }
+        // Terms do not descend.
+        let count = usize::try_from(at.0 - self.base.index.0).unwrap_or(usize::MAX);
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if term(&self.entries[middle]) <= limit {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        (at, Some(Term(0)))
+        if let Some(found) = low.checked_sub(1) {
+            return (index(&self.entries[found]), Some(term(&self.entries[found])));
+        }
+        if self.base.term <= limit {
+            return (self.base.index, Some(self.base.term));
+        }
+        (LogIndex(self.base.index.0.saturating_sub(1)), None)
+    }
+
+    /// The entries after `after`, which must be held: at least one if there is any, and no more
+    /// than `max_bytes` of them beyond that.
+    pub(crate) fn entries_after(&self, after: LogIndex, max_bytes: u64) -> Vec<Entry> {
+        let last = self.last().index;
+        if after >= last {
+            return Vec::new();
+        }
+        limited(self.slice(after, last), max_bytes)
+    }
+
+    /// The size of the data after `after` up to `upto`, as far as it is held.
+    pub(crate) fn data_bytes(&self, after: LogIndex, upto: LogIndex) -> u64 {
+        let (after, upto) = (after.max(self.base.index), upto.min(self.last().index));
+        if after >= upto {
+            return 0;
+        }
+        self.slice(after, upto).map(|entry| data_bytes(entry) as u64).sum()
     }
 
     /// Raises the commit index; never lowers it. Panics when it lies beyond the log: an entry
@@ -278,9 +310,9 @@ impl Log {
         self.stable < self.last().index
     }
 
-    /// The index of the snapshot that is being installed.
-    pub(crate) fn installing(&self) -> Option<LogIndex> {
-        self.install.as_ref().map(|install| install.position.index)
+    /// Whether a snapshot is on its way to the disk, or its state is not in place yet.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.install.is_some() || self.applied < self.base.index
     }
 
     /// Notes that the disk has all entries up to `position`. A report about entries that were
@@ -307,16 +339,8 @@ impl Log {
         if !self.has_committed() {
             return Vec::new();
         }
-        let mut bytes = 0;
-        let entries: Vec<Entry> = self
-            .slice(self.applying, self.committed.min(self.stable))
-            .take_while(|entry| {
-                let is_first = bytes == 0;
-                bytes += entry.encoded_len().max(1);
-                is_first || bytes <= max_bytes
-            })
-            .cloned()
-            .collect();
+        let upto = self.committed.min(self.stable);
+        let entries = limited(self.slice(self.applying, upto), max_bytes as u64);
         if let Some(last) = entries.last() {
             self.applying = index(last);
         }
@@ -335,8 +359,7 @@ impl Log {
 
     /// Whether a configuration change is committed and not applied yet.
     pub(crate) fn has_unapplied_conf_change(&self) -> bool {
-        self.applied >= self.base.index
-            && self.slice(self.applied, self.committed).any(is_conf_change)
+        self.slice(self.applied.max(self.base.index), self.committed).any(is_conf_change)
     }
 
     // ---- shrinking ----
@@ -369,11 +392,11 @@ impl Log {
         self.install = Some(Install { snapshot, position, taken: false });
     }
 
-    /// Notes that the snapshot at `at` is durable and its state in place.
+    /// Notes that the snapshot at `at` is durable: what follows it may be applied after it.
     pub(crate) fn installed(&mut self, at: LogIndex) {
         if self.install.as_ref().is_some_and(|install| install.position.index == at) {
             self.install = None;
-            self.applied_to(at);
+            self.applying = self.applying.max(at);
         }
     }
 }
@@ -382,12 +405,13 @@ fn data_bytes(entry: &Entry) -> usize {
     entry.data.as_ref().map_or(0, Bytes::len)
 }
 
-/// An entry to be appended: data shared, index and term given by the leader.
-pub(crate) fn entry(data: Bytes, at: Position) -> Entry {
-    Entry {
-        r#type: None,
-        term: Some(at.term.0),
-        index: Some(at.index.0),
-        data: Some(data).filter(|data| !data.is_empty()),
-    }
+/// The first of `entries`, and as many more as fit into `max_bytes` with it.
+fn limited<'a>(entries: impl Iterator<Item = &'a Entry>, max_bytes: u64) -> Vec<Entry> {
+    let mut bytes = 0;
+    let mut is_first = true;
+    let fits = |entry: &&Entry| {
+        bytes += entry.encoded_len() as u64;
+        std::mem::take(&mut is_first) || bytes <= max_bytes
+    };
+    entries.take_while(fits).cloned().collect()
 }

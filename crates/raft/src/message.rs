@@ -29,6 +29,35 @@ pub(crate) fn waits_for_disk(kind: MessageType) -> bool {
     matches!(kind, MessageType::MsgAppResp | MessageType::MsgVoteResp | MessageType::MsgPreVoteResp)
 }
 
+/// Whether a message of `kind` only exists within a member.
+pub(crate) fn is_local(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgHup
+            | MessageType::MsgBeat
+            | MessageType::MsgCheckQuorum
+            | MessageType::MsgStorageAppend
+            | MessageType::MsgStorageAppendResp
+            | MessageType::MsgStorageApply
+            | MessageType::MsgStorageApplyResp
+            | MessageType::MsgUnreachable
+            | MessageType::MsgSnapStatus
+            | MessageType::MsgForgetLeader
+    )
+}
+
+/// Whether `kind` answers what was sent to a member.
+pub(crate) fn is_response(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::MsgAppResp
+            | MessageType::MsgVoteResp
+            | MessageType::MsgHeartbeatResp
+            | MessageType::MsgReadIndexResp
+            | MessageType::MsgPreVoteResp
+    )
+}
+
 pub(crate) fn index(entry: &Entry) -> LogIndex {
     LogIndex(entry.index())
 }

@@ -17,6 +17,9 @@ pub enum VoteResult {
     Won,
 }
 
+/// More voters than a group has in practice.
+const VOTERS_USUAL: usize = 9;
+
 /// One set of voters. The empty set agrees to everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Majority(pub BTreeSet<MemberId>);
@@ -24,14 +27,24 @@ pub struct Majority(pub BTreeSet<MemberId>);
 impl Majority {
     /// The largest index that a majority has reached; [`LogIndex`] of `u64::MAX` without voters.
     pub fn committed(&self, acknowledged: impl Fn(MemberId) -> Option<LogIndex>) -> LogIndex {
-        if self.0.is_empty() {
+        let count = self.0.len();
+        if count == 0 {
             return LogIndex(u64::MAX);
         }
-        let mut reached: Vec<LogIndex> =
-            self.0.iter().map(|&id| acknowledged(id).unwrap_or_default()).collect();
+        // Asked for every acknowledgement: no allocation for as many voters as there usually are.
+        let (mut few, mut many) = ([LogIndex(0); VOTERS_USUAL], Vec::new());
+        let reached = if count <= VOTERS_USUAL {
+            &mut few[..count]
+        } else {
+            many.resize(count, LogIndex(0));
+            &mut many[..]
+        };
+        for (slot, &id) in reached.iter_mut().zip(&self.0) {
+            *slot = acknowledged(id).unwrap_or_default();
+        }
         reached.sort_unstable();
         // Of n ascending indexes, the one at (n - 1) / 2 is reached by a majority.
-        reached[(reached.len() - 1) / 2]
+        reached[(count - 1) / 2]
     }
 
     /// How the vote stands, when `vote` tells what each voter said.

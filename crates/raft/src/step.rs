@@ -1,15 +1,19 @@
-//! Messages from other members, and from this one to itself after its disk has written.
+//! Messages from other members, and from this one to itself after its disk has written: what their
+//! term says, and who in which role takes them.
+//!
+//! *Contract.* `raft.go`, `rawnode.go` of go.etcd.io/raft v3.7.0. A message that contradicts itself
+//! is refused here where it panics there.
 
 use base::{LogIndex, MemberId, Term};
 use bytes::Bytes;
-use proto::raftpb::{Entry, Message, MessageType, Snapshot};
+use proto::raftpb::{Entry, Message, MessageType};
 use thiserror::Error;
 
-use crate::core::{ProposeError, Raft, Role};
+use crate::core::{Raft, Role};
 use crate::duties::ReadState;
 use crate::log::Position;
 use crate::message;
-use crate::tracker::Tracker;
+use crate::propose::ProposeError;
 
 /// A message that changed nothing, and whose sender may want to know.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -17,6 +21,9 @@ pub enum StepError {
     /// Of a kind that only the member itself may use.
     #[error("message {0:?} may not come from outside")]
     Local(MessageType),
+    /// An answer from who is no member.
+    #[error("an answer from {0}, which is no member")]
+    Stranger(MemberId),
     /// A proposal that was forwarded to this member.
     #[error("proposal dropped: {0}")]
     Dropped(#[from] ProposeError),
@@ -30,21 +37,19 @@ impl Raft {
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         let kind = message.r#type();
         let (term, from) = (Term(message.term()), MemberId(message.from()));
+        if message::is_local(kind) {
+            return Err(StepError::Local(kind));
+        }
+        if message::is_response(kind) && self.tracker.progress(from).is_none() {
+            return Err(StepError::Stranger(from));
+        }
         match kind {
-            MessageType::MsgProp => return self.step_proposals(message.entries),
+            // They belong to no term.
+            MessageType::MsgProp => return self.step_proposals(message.entries, from),
             MessageType::MsgReadIndex => {
-                return self.step_read_request(message);
+                self.step_read_request(from, only_data(&message)?);
+                return Ok(());
             }
-            MessageType::MsgHup
-            | MessageType::MsgBeat
-            | MessageType::MsgCheckQuorum
-            | MessageType::MsgStorageAppend
-            | MessageType::MsgStorageAppendResp
-            | MessageType::MsgStorageApply
-            | MessageType::MsgStorageApplyResp
-            | MessageType::MsgUnreachable
-            | MessageType::MsgSnapStatus
-            | MessageType::MsgForgetLeader => return Err(StepError::Local(kind)),
             _ => {}
         }
         if term > self.term {
@@ -55,28 +60,40 @@ impl Raft {
             self.step_older_term(kind, from);
             return Ok(());
         }
+        self.step_present_term(message, kind, from)
+    }
+
+    fn step_present_term(
+        &mut self,
+        message: Message,
+        kind: MessageType,
+        from: MemberId,
+    ) -> Result<(), StepError> {
         match kind {
             MessageType::MsgVote | MessageType::MsgPreVote => self.step_vote(&message, kind),
-            MessageType::MsgVoteResp if self.role == Role::Candidate => {
-                self.count_vote(from, !message.reject());
-            }
-            MessageType::MsgPreVoteResp if self.role == Role::PreCandidate => {
-                self.count_vote(from, !message.reject());
-            }
             MessageType::MsgApp | MessageType::MsgHeartbeat | MessageType::MsgSnap => {
                 return self.step_from_leader(message, kind, from);
             }
-            MessageType::MsgAppResp => self.step_append_response(&message, from),
-            MessageType::MsgTimeoutNow if self.role == Role::Follower && self.can_campaign() => {
+            // The sender is whom leadership is to be handed to, whoever asked for it.
+            MessageType::MsgTransferLeader => self.transfer_leader(from),
+            _ => {}
+        }
+        match (self.role, kind) {
+            (Role::Leader, MessageType::MsgAppResp) => self.step_append_response(&message, from),
+            (Role::Leader, MessageType::MsgHeartbeatResp) => {
+                self.step_heartbeat_response(&message, from);
+            }
+            (Role::Candidate, MessageType::MsgVoteResp)
+            | (Role::PreCandidate, MessageType::MsgPreVoteResp) => {
+                self.count_vote(from, !message.reject());
+            }
+            (Role::Follower, MessageType::MsgTimeoutNow) if self.can_campaign() => {
+                // Whoever leads wants it: nobody needs to be asked first.
                 self.run_for_leader(MessageType::MsgVote, true);
             }
-            MessageType::MsgReadIndexResp => {
-                if self.role == Role::Follower
-                    && let [request] = message.entries.as_slice()
-                {
-                    let (index, context) = (LogIndex(message.index()), data_of(request));
-                    self.read_ready(ReadState { index, context });
-                }
+            (Role::Follower, MessageType::MsgReadIndexResp) => {
+                let (index, context) = (LogIndex(message.index()), only_data(&message)?);
+                self.reads.push_ready(ReadState { index, context });
             }
             _ => {}
         }
@@ -147,24 +164,11 @@ impl Raft {
         }
     }
 
-    fn step_proposals(&mut self, entries: Vec<Entry>) -> Result<(), StepError> {
+    fn step_proposals(&mut self, entries: Vec<Entry>, from: MemberId) -> Result<(), StepError> {
         if entries.is_empty() {
             return Err(StepError::Malformed("a proposal without entries"));
         }
-        for entry in entries {
-            self.propose_entry(entry)?;
-        }
-        Ok(())
-    }
-
-    fn step_read_request(&mut self, message: Message) -> Result<(), StepError> {
-        let [request] = message.entries.as_slice() else {
-            return Err(StepError::Malformed("a read request needs one entry"));
-        };
-        // Answering other members comes with replication; a sole voter has none.
-        if message.from() == self.config.id.0 || message.from() == 0 {
-            self.read_index(data_of(request));
-        }
+        self.propose_entries(entries, from)?;
         Ok(())
     }
 
@@ -190,111 +194,12 @@ impl Raft {
             _ => self.step_snapshot(message.snapshot, from),
         }
     }
-
-    fn step_append(&mut self, message: Message, from: MemberId) -> Result<(), StepError> {
-        let before = Position { index: LogIndex(message.index()), term: Term(message.log_term()) };
-        let consecutive = (before.index.0 + 1..).zip(&message.entries);
-        if consecutive.into_iter().any(|(index, entry)| entry.index() != index) {
-            return Err(StepError::Malformed("entries do not follow each other"));
-        }
-        let answer = message::to(from, MessageType::MsgAppResp);
-        let committed = self.log.committed();
-        if before.index < committed {
-            self.send(Message { index: Some(committed.0), ..answer });
-            return Ok(());
-        }
-        match self.log.accept(before, message.entries, LogIndex(message.commit.unwrap_or(0))) {
-            Some(last) => self.send(Message { index: Some(last.0), ..answer }),
-            None => {
-                let at = before.index.min(self.log.last().index);
-                let (hint, term) = self.log.conflict_hint(at, before.term);
-                self.send(Message {
-                    index: Some(before.index.0),
-                    reject: Some(true),
-                    reject_hint: Some(hint.0),
-                    log_term: Some(term.unwrap_or_default().0),
-                    ..answer
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn step_heartbeat(&mut self, message: &Message, from: MemberId) -> Result<(), StepError> {
-        let commit = LogIndex(message.commit());
-        if commit > self.log.last().index {
-            return Err(StepError::Malformed("a commit index beyond the log"));
-        }
-        self.log.commit_to(commit);
-        let answer = message::to(from, MessageType::MsgHeartbeatResp);
-        self.send(Message { context: message.context.clone(), ..answer });
-        Ok(())
-    }
-
-    fn step_snapshot(
-        &mut self,
-        snapshot: Option<Snapshot>,
-        from: MemberId,
-    ) -> Result<(), StepError> {
-        let snapshot = snapshot.ok_or(StepError::Malformed("no snapshot"))?;
-        let metadata =
-            snapshot.metadata.as_ref().ok_or(StepError::Malformed("no snapshot metadata"))?;
-        let position = Position { index: LogIndex(metadata.index()), term: Term(metadata.term()) };
-        let reached = if self.restore(snapshot, position)? {
-            self.log.last().index
-        } else {
-            self.log.committed()
-        };
-        let answer = message::to(from, MessageType::MsgAppResp);
-        self.send(Message { index: Some(reached.0), ..answer });
-        Ok(())
-    }
-
-    /// Puts the snapshot in the place of the log, unless the log has what it would bring.
-    fn restore(&mut self, snapshot: Snapshot, position: Position) -> Result<bool, StepError> {
-        if position.index <= self.log.committed() {
-            return Ok(false);
-        }
-        let conf_state =
-            snapshot.metadata.as_ref().and_then(|metadata| metadata.conf_state.clone());
-        let conf_state = conf_state.unwrap_or_default();
-        let tracker = Tracker::restore(&conf_state, position.index)
-            .map_err(|_| StepError::Malformed("contradictory configuration in a snapshot"))?;
-        if tracker.progress(self.config.id).is_none() {
-            return Ok(false);
-        }
-        if self.log.has(position) {
-            self.log.commit_to(position.index);
-            return Ok(false);
-        }
-        self.log.install(snapshot, position);
-        self.tracker = tracker;
-        self.configuration_changed();
-        Ok(true)
-    }
-
-    /// A member, this one included, has made entries durable.
-    fn step_append_response(&mut self, message: &Message, from: MemberId) {
-        let index = LogIndex(message.index());
-        if self.role != Role::Leader || message.reject() || index > self.log.last().index {
-            return;
-        }
-        let Some(progress) = self.tracker.progress_mut(from) else { return };
-        progress.recent_active = true;
-        if index <= progress.matched {
-            return;
-        }
-        progress.matched = index;
-        progress.next = progress.next.max(index.next());
-        if self.maybe_commit() {
-            self.release_reads();
-        }
-        if self.transferee == Some(from) {
-            self.try_hand_over(from);
-        }
-    }
 }
 
-fn data_of(entry: &Entry) -> Bytes {
-    entry.data.clone().unwrap_or_default()
+/// What the one entry of a read request, or of its answer, carries.
+fn only_data(message: &Message) -> Result<Bytes, StepError> {
+    match message.entries.as_slice() {
+        [request] => Ok(request.data.clone().unwrap_or_default()),
+        _ => Err(StepError::Malformed("a read request needs one entry")),
+    }
 }

@@ -1,20 +1,21 @@
-//! Who takes part, how far each has come, and how the configuration changes by one member.
+//! Who takes part, how far each has come, and how the votes stand.
 //!
 //! *Invariants.*
-//! 1. Voters and learners are disjoint.
+//! 1. Voters (of either set) and learners are disjoint.
 //! 2. There is a progress for every voter and learner, and for nobody else.
-//! 3. A simple change never removes the last voter.
+//! 3. Who becomes a learner when the joint change ends is an outgoing voter until then.
 //!
-//! *Absent.* Joint changes: the shapes are here, nothing enters one (etcd never proposes them).
-//!
-//! *Contract.* `tracker/`, `confchange/` of go.etcd.io/raft v3.7.0.
+//! *Contract.* `tracker/tracker.go`, `confchange/restore.go` of go.etcd.io/raft v3.7.0.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use base::{LogIndex, MemberId};
-use proto::raftpb::{ConfChange, ConfChangeType, ConfState};
-use thiserror::Error;
+use proto::raftpb::ConfState;
 
+use crate::confchange::ConfChangeError;
+use crate::inflights::Inflights;
+use crate::progress::Progress;
 use crate::quorum::{Joint, Majority, VoteResult};
 
 /// The members by their part.
@@ -28,54 +29,6 @@ pub struct Configuration {
     pub learners_next: BTreeSet<MemberId>,
     /// Whether the joint change ends by itself.
     pub auto_leave: bool,
-}
-
-/// How a leader sends to a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProgressState {
-    /// One message at a time, until the match is known.
-    Probe,
-    /// A stream of messages.
-    Replicate,
-    /// Nothing, while it installs the snapshot at this index.
-    Snapshot(LogIndex),
-}
-
-/// What a leader knows about a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// The last entry known to be stable on the member, and equal to ours.
-    pub matched: LogIndex,
-    /// The entry to send next. Above `matched`.
-    pub next: LogIndex,
-    /// How the leader sends.
-    pub state: ProgressState,
-    /// Whether it was heard from since the last check of the quorum.
-    pub recent_active: bool,
-    /// Whether it is a learner.
-    pub is_learner: bool,
-}
-
-/// Why a configuration change cannot be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ConfChangeError {
-    /// Nobody would be left to vote.
-    #[error("the last voter cannot be removed")]
-    NoVoters,
-    /// A member is both voter and learner.
-    #[error("member {0} is voter and learner at once")]
-    Overlap(MemberId),
-    /// A change of more than one member is under way.
-    #[error("a joint configuration change is under way")]
-    Joint,
-}
-
-/// The configuration with the progress and the votes of its members.
-#[derive(Debug, Clone, Default)]
-pub struct Tracker {
-    configuration: Configuration,
-    progress: BTreeMap<MemberId, Progress>,
-    votes: BTreeMap<MemberId, bool>,
 }
 
 fn ids(numbers: &[u64]) -> BTreeSet<MemberId> {
@@ -98,7 +51,19 @@ impl Configuration {
             return Err(ConfChangeError::Overlap(both));
         }
         let learners_next = ids(&state.learners_next);
-        Ok(Self { voters, learners, learners_next, auto_leave: state.auto_leave() })
+        if let Some(&stray) = learners_next.iter().find(|id| !voters.outgoing.0.contains(id)) {
+            return Err(ConfChangeError::Staged(stray));
+        }
+        let configuration =
+            Self { voters, learners, learners_next, auto_leave: state.auto_leave() };
+        if configuration.is_joint() {
+            if configuration.voters.incoming.0.is_empty() {
+                return Err(ConfChangeError::NoVoters);
+            }
+        } else if configuration.auto_leave {
+            return Err(ConfChangeError::NotJoint);
+        }
+        Ok(configuration)
     }
 
     /// What a snapshot and the database record.
@@ -108,19 +73,77 @@ impl Configuration {
             learners: numbers(&self.learners),
             voters_outgoing: numbers(&self.voters.outgoing.0),
             learners_next: numbers(&self.learners_next),
-            auto_leave: self.auto_leave.then_some(true),
+            auto_leave: Some(self.auto_leave),
         }
+    }
+
+    /// Whether a change of more than one member is under way.
+    pub fn is_joint(&self) -> bool {
+        !self.voters.outgoing.0.is_empty()
     }
 }
 
+/// How much may be on its way to each member.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) messages_max: usize,
+    pub(crate) bytes_max: u64,
+}
+
+impl Window {
+    pub(crate) fn open(self) -> Inflights {
+        Inflights::new(self.messages_max, self.bytes_max)
+    }
+}
+
+/// The configuration with the progress and the votes of its members.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    pub(crate) configuration: Configuration,
+    pub(crate) progress: BTreeMap<MemberId, Progress>,
+    pub(crate) window: Window,
+    votes: BTreeMap<MemberId, bool>,
+}
+
 impl Tracker {
-    /// A tracker for the members of `state`, of whom nothing is known yet but that they would
-    /// next need the entry after `last`.
-    pub(crate) fn restore(state: &ConfState, last: LogIndex) -> Result<Self, ConfChangeError> {
+    /// A tracker without members. At most `inflight_messages_max` messages may be on their way to
+    /// each, with little more than `inflight_bytes_max` of data (0 for no bound).
+    pub fn new(inflight_messages_max: usize, inflight_bytes_max: u64) -> Self {
+        Self {
+            configuration: Configuration::default(),
+            progress: BTreeMap::new(),
+            window: Window { messages_max: inflight_messages_max, bytes_max: inflight_bytes_max },
+            votes: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over the members of `state`, of whom nothing is known yet but that they would next
+    /// need the entry after `last`.
+    pub(crate) fn restore(
+        &mut self,
+        state: &ConfState,
+        last: LogIndex,
+    ) -> Result<(), ConfChangeError> {
         let configuration = Configuration::from_conf_state(state)?;
-        let mut tracker = Self { configuration, ..Self::default() };
-        tracker.align(last);
-        Ok(tracker)
+        self.progress.clear();
+        for id in configuration.voters.ids() {
+            self.progress.insert(id, self.newcomer(last, false));
+        }
+        for &id in &configuration.learners {
+            self.progress.insert(id, self.newcomer(last, true));
+        }
+        self.configuration = configuration;
+        self.votes.clear();
+        Ok(())
+    }
+
+    pub(crate) fn newcomer(&self, last: LogIndex, is_learner: bool) -> Progress {
+        // Before the first answer the leader assumes that the member has all but the last entry.
+        let next = LogIndex(last.0.max(1));
+        let mut progress = Progress::new(next, is_learner, self.window.open());
+        // Else a check of the quorum could fail before the newcomer had a chance.
+        progress.recent_active = true;
+        progress
     }
 
     /// The members by their part.
@@ -144,6 +167,12 @@ impl Tracker {
 
     pub(crate) fn members_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Progress)> {
         self.progress.iter_mut().map(|(&id, progress)| (id, progress))
+    }
+
+    /// The member with the smallest id above `id`: to visit all while each is sent something.
+    pub(crate) fn member_after(&self, id: MemberId) -> Option<MemberId> {
+        let above = (Bound::Excluded(id), Bound::Unbounded);
+        self.progress.range(above).next().map(|(&id, _)| id)
     }
 
     /// Whether `id` is the only one who votes.
@@ -173,63 +202,5 @@ impl Tracker {
     pub(crate) fn record_vote(&mut self, id: MemberId, granted: bool) -> VoteResult {
         self.votes.entry(id).or_insert(granted);
         self.configuration.voters.vote(|id| self.votes.get(&id).copied())
-    }
-
-    /// Makes the change of one member. Changes of addresses alone, and those without a member
-    /// (which is how etcd says that a change was refused), leave everything as it is.
-    pub(crate) fn change(
-        &mut self,
-        change: &ConfChange,
-        last: LogIndex,
-    ) -> Result<(), ConfChangeError> {
-        let id = MemberId(change.node_id());
-        if !self.configuration.voters.outgoing.0.is_empty() {
-            return Err(ConfChangeError::Joint);
-        }
-        if id == MemberId::NONE {
-            return Ok(());
-        }
-        let mut next = self.configuration.clone();
-        match change.r#type() {
-            ConfChangeType::ConfChangeAddNode => {
-                next.learners.remove(&id);
-                next.voters.incoming.0.insert(id);
-            }
-            ConfChangeType::ConfChangeAddLearnerNode => {
-                next.voters.incoming.0.remove(&id);
-                next.learners.insert(id);
-            }
-            ConfChangeType::ConfChangeRemoveNode => {
-                next.voters.incoming.0.remove(&id);
-                next.learners.remove(&id);
-            }
-            ConfChangeType::ConfChangeUpdateNode => {}
-        }
-        if next.voters.incoming.0.is_empty() {
-            return Err(ConfChangeError::NoVoters);
-        }
-        self.configuration = next;
-        self.align(last);
-        Ok(())
-    }
-
-    /// Gives every member a progress, and nobody else.
-    fn align(&mut self, last: LogIndex) {
-        let voters = self.configuration.voters.ids();
-        let learners = &self.configuration.learners;
-        self.progress.retain(|id, _| voters.contains(id) || learners.contains(id));
-        for &id in voters.iter().chain(learners) {
-            let is_learner = learners.contains(&id);
-            let progress = self.progress.entry(id).or_insert_with(|| Progress {
-                matched: LogIndex(0),
-                // Before the first answer the leader assumes that the member has everything.
-                next: LogIndex(last.0.max(1)),
-                state: ProgressState::Probe,
-                // Else a check of the quorum could fail before the newcomer had a chance.
-                recent_active: true,
-                is_learner,
-            });
-            progress.is_learner = is_learner;
-        }
     }
 }

@@ -12,7 +12,7 @@ use proto::raftpb::{
     ConfChange, ConfChangeType, ConfState, Entry, HardState, Message, MessageType, Snapshot,
     SnapshotMetadata,
 };
-use raft::{Append, Config, Position, Raft, Restored};
+use raft::{Append, Config, Position, Raft, ReadMode, Restored};
 
 type Out = Result<String, Box<dyn Error>>;
 
@@ -147,6 +147,15 @@ impl Runner {
             heartbeat_ticks: 1,
             pre_vote: args.text("prevote") == Some("true"),
             check_quorum: true,
+            message_bytes_max: 1 << 20,
+            inflight_messages_max: 512,
+            inflight_bytes_max: 0,
+            uncommitted_bytes_max: args.number("uncommitted")?.unwrap_or(0),
+            read_mode: ReadMode::Safe,
+            disable_proposal_forwarding: false,
+            disable_conf_change_validation: false,
+            step_down_on_removal: true,
+            gather: args.text("gather") != Some("false"),
             seed: 1,
         });
         self.restart()
