@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -63,8 +64,9 @@ fn show(error: &hyper::Error) -> String {
 pub(crate) enum OutBody {
     /// All at once.
     Whole(Option<Bytes>),
-    /// As it is read, `left` bytes. A sender that goes away before cuts the request.
-    Pieces { left: u64, pieces: mpsc::Receiver<io::Result<Bytes>> },
+    /// As it is read, `left` bytes; `taken` counts those that have gone. A sender that goes away
+    /// before cuts the request.
+    Pieces { left: u64, pieces: mpsc::Receiver<io::Result<Bytes>>, taken: Arc<AtomicU64> },
 }
 
 impl OutBody {
@@ -84,13 +86,14 @@ impl Body for OutBody {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Pieces { left: 0, .. } => Poll::Ready(None),
-            Self::Pieces { left, pieces } => {
+            Self::Pieces { left, pieces, taken } => {
                 let Poll::Ready(piece) = pieces.poll_recv(context) else { return Poll::Pending };
                 let gone = || Err(io::Error::other("the source of the body is gone"));
                 let piece = piece.unwrap_or_else(gone).and_then(|bytes| {
                     *left = left
                         .checked_sub(bytes.len() as u64)
                         .ok_or_else(|| io::Error::other("the body is longer than announced"))?;
+                    taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     Ok(Frame::data(bytes))
                 });
                 Poll::Ready(Some(piece))

@@ -11,8 +11,8 @@ use crate::dial::BoxFuture;
 use crate::event::{Event, Level};
 use crate::snapshot::SnapshotBody;
 
-/// The member behind a transport. Every call must return at once: it is made where sockets are
-/// served.
+/// The member behind a transport. Every call must return at once, and must not call the
+/// transport: it is made where sockets are served, and while locks are held.
 pub trait Handler: Send + Sync + 'static {
     /// Takes a message of another member. Drops it when its queue is full, which raft expects.
     ///

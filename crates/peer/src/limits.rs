@@ -97,8 +97,8 @@ pub const PROBE_REPORT_INTERVAL_FAILING: Duration = Duration::from_secs(5);
 /// A difference of clocks that is worth a line.
 pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(1);
 
-/// How often a full queue is told about.
-pub(crate) const DROP_REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the same is told about the same member, when it may happen with every message.
+pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of the text with which a request was refused.
 pub(crate) const REFUSAL_BYTES_MAX: u64 = 64 * 1024;

@@ -1,1 +1,3 @@
 //! The transport as its users see it: two of them over loopback, and what others send to one.
+
+mod codec;
