@@ -1,8 +1,10 @@
-//! Scripts that drive one core and a disk that writes when told to.
+//! Scripts that drive one core and a disk that writes when told to, and those of go.etcd.io/raft
+//! itself.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by it, and says more")]
 
 mod script;
+mod upstream;
 
 #[test]
 fn scripts() {
