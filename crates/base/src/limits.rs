@@ -32,3 +32,7 @@ pub const TXN_DEPTH_MAX: usize = 512;
 /// Log entries kept behind the applied index for followers that lag
 /// (`--snapshot-catchup-entries`).
 pub const CATCHUP_ENTRIES: u64 = 5_000;
+
+/// Snapshots on their way to other members at once. Each holds the pages of one state of the
+/// database until it has arrived.
+pub const SNAPSHOTS_SENDING_MAX: usize = 8;

@@ -5,18 +5,22 @@
 //!   here                                       │ wait: log synced upto and a commit >= upto
 //!   commit lane                                └─► CommitEffect ─► CommitReceipt(upto, snapshot)
 //!   apply lane                                                        ├─► Publish
-//!   log lane                                                          └─► Snapshot, Release
+//!   log lane                                                          ├─► Snapshot, Release
+//!   other members                                                     └─► SendSnapshot
 //! ```
 //!
 //! *Invariants.*
 //! 1. One commit at a time; `database <= synced commit index`.
 //! 2. A snapshot is made from the database after its commit: its index is the database's.
 //! 3. Segments are released only behind the snapshot's record, in the same lane.
+//! 4. A snapshot for another member is the state of a commit that was frozen after it was asked
+//!    for: index, term, configuration, members and pages are of one point.
+//! 5. Nothing is frozen while another state is about to take the place of this one.
 
 use base::{LogIndex, Moment, limits};
-use proto::raftpb::Snapshot;
+use proto::raftpb::{Message, Snapshot};
 
-use crate::effect::{Answer, ApplyEffect, CommitEffect, Effects, LogEffect};
+use crate::effect::{Answer, ApplyEffect, CommitEffect, Effects, LogEffect, SendSnapshot};
 use crate::input::{Pending, Ticket};
 
 /// Memory of uncommitted changes that forces a commit.
@@ -35,8 +39,11 @@ enum Stage {
     Freezing,
     /// Changes up to here wait until the log has what they need.
     Frozen(LogIndex),
-    /// The database is being written.
-    Committing(LogIndex),
+    /// The database is being written, and perhaps a snapshot on disk after it.
+    Committing {
+        upto: LogIndex,
+        to_disk: bool,
+    },
 }
 
 /// Where the database stands, and what it is to do next.
@@ -51,6 +58,14 @@ pub(crate) struct Commits {
     waiting: Vec<Ticket>,
     /// They came before the commit under way was frozen.
     served: Vec<Ticket>,
+    /// `MsgSnap`s that came before the freeze under way, and after the one before.
+    wanted: Vec<Message>,
+    /// `MsgSnap`s that came before the commit under way was frozen.
+    described: Vec<Message>,
+    /// Another state is to take the place of this one.
+    is_held: bool,
+    /// The commit worker is to take over the database that was installed.
+    is_replaced: bool,
     /// The last snapshot on disk, or on its way there.
     snapshot: LogIndex,
     snapshot_count: u64,
@@ -68,6 +83,10 @@ impl Commits {
             since: None,
             waiting: Vec::new(),
             served: Vec::new(),
+            wanted: Vec::new(),
+            described: Vec::new(),
+            is_held: false,
+            is_replaced: false,
             snapshot,
             snapshot_count,
             snapshot_forced: false,
@@ -82,6 +101,31 @@ impl Commits {
             self.waiting.push(ticket);
         }
         fits
+    }
+
+    /// A leader wants to send its state: `message` leaves with that of the next commit.
+    pub(crate) fn want_snapshot(&mut self, message: Message) {
+        self.wanted.push(message);
+    }
+
+    /// Takes back the `MsgSnap`s for which no commit is under way.
+    pub(crate) fn abandon_snapshots(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// While held, nothing new is begun.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// Another state has taken the place of this one: all of it is in its database, and it is a
+    /// snapshot on disk.
+    pub(crate) fn installed(&mut self, index: LogIndex) {
+        assert!(matches!(self.stage, Stage::Idle), "a commit during an install");
+        assert!(index > self.database, "an install of what the database has");
+        (self.database, self.snapshot) = (index, index);
+        self.since = None;
+        self.is_replaced = true;
     }
 
     pub(crate) fn force_snapshot(&mut self) {
@@ -99,7 +143,7 @@ impl Commits {
     /// When the pending changes are due.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self.stage {
-            Stage::Idle => self.since.map(|since| since + limits::COMMIT_INTERVAL),
+            Stage::Idle if !self.is_held => self.since.map(|since| since + limits::COMMIT_INTERVAL),
             _ => None,
         }
     }
@@ -110,7 +154,12 @@ impl Commits {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        matches!(self.stage, Stage::Idle) && self.waiting.is_empty()
+        matches!(self.stage, Stage::Idle) && self.waiting.is_empty() && self.wanted.is_empty()
+    }
+
+    /// Whether no commit is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
     }
 
     /// Whether the database has everything up to `applied`. What a compaction still has to sweep
@@ -140,20 +189,27 @@ impl Commits {
         self.since = None;
     }
 
-    /// The database has been written.
+    /// The database has been written. True when a snapshot goes to disk now.
     pub(crate) fn committed(
         &mut self,
         upto: LogIndex,
         snapshot: Option<Box<Snapshot>>,
         effects: &mut Effects,
-    ) {
-        let Stage::Committing(expected) = self.stage else {
+    ) -> bool {
+        let Stage::Committing { upto: expected, to_disk } = self.stage else {
             panic!("a commit that nobody asked for");
         };
         assert!(upto == expected && upto >= self.database, "a commit of other entries");
         self.stage = Stage::Idle;
         self.database = upto;
         effects.apply.push(ApplyEffect::Publish);
+        for message in self.described.drain(..) {
+            let snapshot = snapshot.as_deref().cloned();
+            assert!(snapshot.is_some(), "nobody says who the members are in a snapshot");
+            effects.snapshots.push(SendSnapshot { message: Message { snapshot, ..message } });
+        }
+        let snapshot = snapshot.filter(|_| to_disk);
+        let is_written = snapshot.is_some();
         if let Some(snapshot) = snapshot {
             self.snapshot = upto;
             self.snapshot_forced = false;
@@ -161,11 +217,12 @@ impl Commits {
             effects.log.push(LogEffect::Release(upto));
         }
         effects.answers.extend(self.served.drain(..).map(Answer::DatabaseCommitted));
+        is_written
     }
 
     /// Takes the next step, if it is due. `synced_commit` is the commit index that the log is
     /// known to have on disk; true when that is too little and a sync would help. `last` is the
-    /// end of the log.
+    /// last entry that will be applied before the member ends, if it does.
     pub(crate) fn advance(
         &mut self,
         now: Moment,
@@ -176,15 +233,19 @@ impl Commits {
         match self.stage {
             Stage::Idle if self.is_due(now, applied, last) => {
                 self.served.append(&mut self.waiting);
+                self.described.append(&mut self.wanted);
+                self.is_replaced = false;
                 self.stage = Stage::Freezing;
                 effects.apply.push(ApplyEffect::Freeze);
                 false
             }
             Stage::Frozen(upto) if upto > synced_commit => true,
             Stage::Frozen(upto) => {
-                let snapshot = upto > self.snapshot && self.snapshot_due(upto);
-                self.stage = Stage::Committing(upto);
-                effects.commit.push(CommitEffect { upto, snapshot, views: 0 });
+                let to_disk = upto > self.snapshot && self.snapshot_due(upto);
+                self.stage = Stage::Committing { upto, to_disk };
+                let views = self.described.len();
+                let snapshot = to_disk || views > 0;
+                effects.commit.push(CommitEffect { upto, snapshot, views });
                 false
             }
             _ => false,
@@ -192,10 +253,14 @@ impl Commits {
     }
 
     fn is_due(&self, now: Moment, applied: LogIndex, last: LogIndex) -> bool {
-        if self.draining {
-            return !self.waiting.is_empty() || (self.database < applied && applied == last);
+        if self.is_held {
+            return false;
         }
-        !self.waiting.is_empty()
+        let is_asked = !self.waiting.is_empty() || !self.wanted.is_empty() || self.is_replaced;
+        if self.draining {
+            return is_asked || (self.database < applied && applied == last);
+        }
+        is_asked
             || self.pending.changes >= limits::COMMIT_CHANGES_MAX
             || self.pending.bytes >= COMMIT_BYTES_MAX
             || self.since.is_some_and(|since| now.since(since) >= limits::COMMIT_INTERVAL)

@@ -5,10 +5,10 @@
 //! at most [`REVOKES_MAX`] revocations; each is given up after the request timeout and may be
 //! proposed again, because proposing twice does no harm.
 //!
-//! *Absent.* The versions of other members: as long as they cannot be asked, only the sole member
-//! decides the cluster's version. Checkpoints of leases (an experiment in etcd, off by default).
+//! *Absent.* Asking other members for their versions: they come as an input. Checkpoints of leases
+//! (an experiment in etcd, off by default).
 //!
-//! *Contract.* `publishV3`, `monitorClusterVersions`, `revokeExpiredLeases` of
+//! *Contract.* `publishV3`, `monitorClusterVersions`, `monitorDowngrade`, `revokeExpiredLeases` of
 //! `server/etcdserver/server.go`, etcd v3.7.1.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,8 +19,12 @@ use base::{LeaseId, MemberId, Moment, RequestId, RequestIds, limits};
 use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader};
-use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use proto::membershippb::{
+    Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
+};
+use store::Version;
 
+use crate::requests::versions;
 use crate::state::State;
 
 /// Revocations of expired leases under way at once.
@@ -59,8 +63,6 @@ pub(crate) struct Standing {
     pub(crate) has_leader: bool,
     /// This member leads, and has applied an entry of its term.
     pub(crate) leads: bool,
-    /// There is no other member.
-    pub(crate) is_alone: bool,
 }
 
 /// The proposals under way, and when to look again.
@@ -69,6 +71,8 @@ pub(crate) struct Duties {
     published: bool,
     publishing: Option<Asked>,
     version: Option<Asked>,
+    /// What members said about their versions, until that is looked at.
+    told: Option<BTreeMap<MemberId, Option<Version>>>,
     next_version: Moment,
     revokes: BTreeMap<RequestId, Moment>,
     expired: VecDeque<LeaseId>,
@@ -83,6 +87,7 @@ impl Duties {
             published: false,
             publishing: None,
             version: None,
+            told: None,
             next_version: Moment::default(),
             revokes: BTreeMap::new(),
             expired: VecDeque::new(),
@@ -94,6 +99,12 @@ impl Duties {
     /// When there may be something to do next.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         self.is_primary.then(|| self.next_expiry.min(self.next_version))
+    }
+
+    /// What members say about their versions, to be looked at if this member leads.
+    pub(crate) fn hear_versions(&mut self, versions: Vec<(MemberId, Option<String>)>) {
+        let parse = |version: Option<String>| version.as_deref().and_then(Version::parse);
+        self.told = Some(versions.into_iter().map(|(id, version)| (id, parse(version))).collect());
     }
 
     /// A request of ours is applied. True when it made this member known to the cluster.
@@ -110,6 +121,7 @@ impl Duties {
         &mut self,
         now: Moment,
         standing: Standing,
+        members: &dyn Fn() -> Vec<MemberId>,
         state: &dyn State,
         proposals: &mut Vec<(RequestId, Bytes)>,
     ) {
@@ -124,9 +136,14 @@ impl Duties {
         }
         if now >= self.next_version {
             self.next_version = now + VERSIONS_INTERVAL;
-            if standing.is_alone && is_over(self.version, now) {
-                self.decide_version(now, state, proposals);
+            if members() == [self.own.member] {
+                self.told = Some(BTreeMap::new());
             }
+        }
+        if let Some(told) = self.told.take()
+            && is_over(self.version, now)
+        {
+            self.decide_version(now, &members(), told, state, proposals);
         }
         self.revoke_expired(now, state, proposals);
     }
@@ -137,6 +154,8 @@ impl Duties {
         }
         self.is_primary = leads;
         self.expired.clear();
+        self.revokes.clear();
+        (self.version, self.told) = (None, None);
         if leads {
             state.promote(now, self.own.extend);
             (self.next_version, self.next_expiry) = (now, now + EXPIRY_INTERVAL);
@@ -145,26 +164,44 @@ impl Duties {
         }
     }
 
+    /// Sets the version of the cluster by what its members are, or ends a downgrade that every
+    /// one of them has made.
     fn decide_version(
         &mut self,
         now: Moment,
+        members: &[MemberId],
+        mut told: BTreeMap<MemberId, Option<Version>>,
         state: &dyn State,
         proposals: &mut Vec<(RequestId, Bytes)>,
     ) {
         let (major, minor) = self.own.server_version;
-        let current = state.cluster_version();
-        let raise = match current.as_deref().map(store::Version::parse) {
-            None => true,
-            Some(None) => false,
-            Some(Some(current)) => current.major == major && current.minor < minor,
+        told.insert(self.own.member, Some(Version::new(major, minor)));
+        let of = |id: &MemberId| told.get(id).and_then(Option::as_ref);
+        let all: Option<Vec<&Version>> = members.iter().map(of).collect();
+        let lowest = all.and_then(|all| all.into_iter().min_by_key(|version| version.pair()));
+        let (current, downgrade) = (state.cluster_version(), state.downgrade());
+        let current = match current.as_deref().map(Version::parse) {
+            // It cannot be read: then it is not ours to change.
+            Some(None) => return,
+            current => current.flatten(),
         };
-        if !raise || state.is_downgrading() {
-            return;
-        }
-        let ver = format!("{major}.{minor}.0");
-        let (id, data) = self.request(|request| {
-            request.cluster_version_set = Some(ClusterVersionSetRequest { ver });
-        });
+        let target = Version::parse(&downgrade.target_version).filter(|_| downgrade.enabled);
+        let is_down =
+            target.is_some_and(|target| versions::is_downgraded(&target, members.iter().map(of)));
+        let (id, data) = if is_down {
+            self.request(|request| {
+                request.downgrade_info_set = Some(DowngradeInfoSetRequest::default());
+            })
+        } else {
+            // A target that no member can go to is the operator's to take back.
+            let Ok(Some(version)) = versions::decide(current.as_ref(), lowest, &downgrade) else {
+                return;
+            };
+            let ver = version.to_string();
+            self.request(|request| {
+                request.cluster_version_set = Some(ClusterVersionSetRequest { ver });
+            })
+        };
         self.version = Some(Asked { id, until: now + self.own.timeout });
         proposals.push((id, data));
     }

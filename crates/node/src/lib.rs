@@ -19,6 +19,8 @@
 
 mod commits;
 mod effect;
+mod handover;
+mod held;
 mod input;
 mod leader;
 pub mod node;

@@ -11,23 +11,26 @@
 //!    follows the record.
 //! 5. database <= applied <= committed; applied + [`limits::APPLY_BACKLOG_MAX`] bounds what is
 //!    taken in.
+//! 6. A received snapshot is installed when the log has synced it, everything handed out before is
+//!    applied, and no commit of the database is under way; nothing after it is handed out before.
 //!
-//! *Absent.* Sending snapshots and receiving them: with the second member.
+//! *Absent.* The state itself, the disk, the network.
 //!
 //! *Contract.* `server/etcdserver/raft.go` and `server.go` of etcd v3.7.1.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{LogIndex, MemberId, Moment, RequestId, RequestIds, Term, limits};
-use bytes::Bytes;
 use proto::membershippb::Attributes;
-use proto::raftpb::{ConfChange, Message, MessageType};
+use proto::raftpb::{ConfChange, ConfChangeType, Entry, Message, MessageType, Snapshot};
 use raft::{AppendReceipt, ProposeError, Raft, Role};
 
 use crate::commits::Commits;
 use crate::effect::{Answer, ApplyEffect, Effects, LogEffect};
+use crate::handover::{Stall, Transfers, hand_over};
+use crate::held::{Held, Proposal};
 use crate::input::{ApplyReceipt, CommitReceipt, Input, LogReceipt, Pending, Ticket};
 use crate::leader::{Duties, Own, Standing};
 use crate::reads::Reads;
@@ -50,8 +53,16 @@ const CATCHUP_BYTES_MAX: usize = 64 << 20;
 /// Applied entries between two compactions of the log in memory.
 const COMPACT_EVERY: u64 = 100;
 
-/// Proposals that may wait for a leader.
-const HELD_MAX: usize = 4_096;
+/// Data of entries in the log beyond which it is cut although a snapshot is on its way, whose
+/// receiver needs what follows it. Then that one gets another snapshot.
+const SENDING_BYTES_MAX: usize = 256 << 20;
+
+/// How long the log is kept after a snapshot has arrived, so that its receiver, which has yet to
+/// install it, finds what follows (`releaseDelayAfterSnapshot` of etcd).
+const SENT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a member that was removed goes on, so that others hear of it (`stopWithDelay` of etcd).
+const REMOVED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often files that are not needed any more are removed.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
@@ -129,6 +140,27 @@ struct Applying {
     bytes: usize,
 }
 
+/// A snapshot from a leader, on its way into the place of all state.
+struct Install {
+    snapshot: Box<Snapshot>,
+    index: LogIndex,
+    /// The log has it: it will be installed, if not by this process then by the next.
+    is_logged: bool,
+}
+
+/// How a member ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It does not.
+    None,
+    /// It waits for another one to lead, but not longer than this.
+    HandingOver(Moment),
+    /// It listens to nobody any more, and brings what is committed into the database.
+    Draining,
+    /// It has ended.
+    Stopped,
+}
+
 /// One member's decisions.
 pub struct Node {
     config: NodeConfig,
@@ -141,6 +173,9 @@ pub struct Node {
     next_tick: Moment,
     next_purge: Moment,
     logging: VecDeque<Logging>,
+    /// Reports of the log lane so far.
+    logged: u64,
+    stall: Stall,
     /// The largest commit index in hard states that the log worker has written.
     written_commit: LogIndex,
     /// The largest one that is on disk. `synced_commit <= written_commit`.
@@ -148,14 +183,30 @@ pub struct Node {
     /// A sync is under way for the sake of a database commit.
     syncing: bool,
     applying: VecDeque<Applying>,
-    /// Data of entries that are proposed and not applied.
-    unapplied_bytes: usize,
+    /// The next snapshot to be installed.
+    install: Option<Install>,
+    /// The apply worker installs the snapshot at this index.
+    installing: Option<LogIndex>,
+    /// The newest snapshot that raft has put in the place of its log: its configuration is in
+    /// force although entries before it may still be on their way through the apply lane.
+    restored: LogIndex,
+    /// Data of entries that the log has been given and the state has not, and up to where.
+    unapplied: (usize, LogIndex),
+    /// Data that this leader has proposed and not given to the log.
+    proposed_bytes: usize,
     /// Where the log in memory was cut last: applied then.
     compacted_at: LogIndex,
+    /// Snapshots on their way to other members (`None`), and those that arrived not long ago.
+    sending: BTreeMap<MemberId, Option<Moment>>,
     /// Proposals without a leader.
-    held: VecDeque<(RequestId, Bytes)>,
-    stopping: bool,
-    stopped: bool,
+    held: Held,
+    transfers: Transfers,
+    leader: MemberId,
+    /// When this member came to lead last.
+    elected: Option<Moment>,
+    /// Since when this member is not one any more, until that is said.
+    removed: Option<Moment>,
+    ending: Ending,
     answers: Vec<Answer>,
     effects: Effects,
 }
@@ -196,29 +247,39 @@ impl Node {
             member: config.member,
             attributes: config.attributes.clone(),
             server_version: config.server_version,
-            ids,
+            ids: Arc::clone(&ids),
             timeout: request_timeout(election),
             extend: election,
         };
         Ok(Self {
             commits: Commits::new(database, snapshot, config.snapshot_count),
             duties: Duties::new(own),
-            unapplied_bytes: raft.log().bytes(),
+            unapplied: (raft.log().bytes(), raft.log().last().index),
+            proposed_bytes: 0,
             raft,
             state,
-            reads: Reads::default(),
+            reads: Reads::new(ids, request_timeout(election)),
             now,
             next_tick: now + config.heartbeat,
             next_purge: now + PURGE_INTERVAL,
             logging: VecDeque::new(),
+            logged: 0,
+            stall: Stall::default(),
             written_commit: synced_commit,
             synced_commit,
             syncing: false,
             applying: VecDeque::new(),
+            install: None,
+            installing: None,
+            restored: snapshot,
             compacted_at: snapshot,
-            held: VecDeque::new(),
-            stopping: false,
-            stopped: false,
+            sending: BTreeMap::new(),
+            held: Held::default(),
+            transfers: Transfers::new(election),
+            leader: MemberId::NONE,
+            elected: None,
+            removed: None,
+            ending: Ending::None,
             answers: Vec::new(),
             effects: Effects::default(),
             config,
@@ -229,7 +290,15 @@ impl Node {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn deadline(&self) -> Moment {
-        let others = [self.commits.deadline(), self.duties.deadline()];
+        let handing_over = match self.ending {
+            Ending::HandingOver(until) => Some(until),
+            _ => None,
+        };
+        let removed = self.removed.map(|since| since + REMOVED_INTERVAL);
+        let (commits, duties) = (self.commits.deadline(), self.duties.deadline());
+        let (reads, held) = (self.reads.deadline(), self.held.deadline());
+        let others =
+            [commits, duties, reads, held, self.transfers.deadline(), handing_over, removed];
         others.into_iter().flatten().fold(self.next_tick, Moment::min)
     }
 
@@ -244,7 +313,7 @@ impl Node {
             applied: raft.applied,
             database: self.commits.database(),
             is_learner: own.is_some_and(|own| own.is_learner),
-            is_alone: self.is_alone() && self.leads() && !self.stopping,
+            is_alone: self.is_alone() && self.leads() && !self.is_stopping(),
         }
     }
 
@@ -258,6 +327,20 @@ impl Node {
         raft.role == Role::Leader && self.raft.log().term(raft.applied) == Some(raft.term)
     }
 
+    fn is_stopping(&self) -> bool {
+        self.ending != Ending::None
+    }
+
+    /// When this member came to lead last; `None` when it never did.
+    pub fn elected(&self) -> Option<Moment> {
+        self.elected
+    }
+
+    /// How often this member handed leadership over because its disk did not answer.
+    pub fn disk_stalls(&self) -> u64 {
+        self.stall.handed_over
+    }
+
     /// The consensus core, to look at.
     pub fn raft(&self) -> &Raft {
         &self.raft
@@ -269,37 +352,36 @@ impl Node {
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Tick { now } => self.tick(now),
-            Input::Propose { id, data } => self.propose(id, data),
-            Input::ProposeConfChange { id, change } => self.propose_conf_change(id, &change),
+            Input::Propose { id, data } => self.propose(id, Proposal::Request(data)),
+            Input::ProposeConfChange { id, change } => {
+                self.propose(id, Proposal::Change(Box::new(change)));
+            }
             Input::ReadIndex { ticket } => self.read_index(ticket),
             Input::CommitDatabase { ticket } => {
-                if self.stopped || !self.commits.want(ticket) {
+                if self.ending == Ending::Stopped || !self.commits.want(ticket) {
                     self.answers.push(Answer::TicketRefused(ticket, self.refusal()));
                 }
             }
-            Input::TransferLeader { ticket, .. } => {
-                self.answers.push(Answer::TicketRefused(ticket, Rejected::NotLeader));
-            }
+            Input::TransferLeader { to, ticket } => self.transfer_leader(to, ticket),
             Input::Message(message) => self.step(*message),
-            Input::SnapshotReceived { .. }
-            | Input::Unreachable { .. }
-            | Input::SnapshotSent { .. }
-            | Input::MemberVersions { .. }
-            | Input::Connected => {}
+            Input::Unreachable { member } => self.raft.report_unreachable(member),
+            Input::SnapshotSent { member, ok } => self.snapshot_sent(member, ok),
+            Input::SnapshotReceived { message } => self.snapshot_received(*message),
+            Input::MemberVersions { versions } => self.duties.hear_versions(versions),
+            Input::Connected => self.hasten_election(),
             Input::Logged(receipt) => self.logged(receipt),
             Input::Applied(receipt) => self.applied(receipt),
             Input::Committed(CommitReceipt { upto, snapshot }) => {
-                if snapshot.is_some() {
+                if self.commits.committed(upto, snapshot, &mut self.effects) {
                     self.logging.push_back(Logging::Snapshot);
                 }
-                self.commits.committed(upto, snapshot, &mut self.effects);
             }
-            Input::Stop { .. } => self.stop(),
+            Input::Stop { connected } => self.stop(&connected),
         }
     }
 
     fn refusal(&self) -> Rejected {
-        if self.stopping { Rejected::Stopped } else { Rejected::TooManyRequests }
+        if self.is_stopping() { Rejected::Stopped } else { Rejected::TooManyRequests }
     }
 
     fn tick(&mut self, now: Moment) {
@@ -308,51 +390,84 @@ impl Node {
             // Ticks that a stalled process missed are not made up for: time without a leader is
             // counted only while this member could have heard from one.
             self.next_tick = self.now + self.config.heartbeat;
-            self.raft.tick();
+            self.tick_raft();
         }
         if self.now >= self.next_purge {
             self.next_purge = self.now + PURGE_INTERVAL;
             self.effects.log.push(LogEffect::Purge);
         }
+        let now = self.now;
+        self.held.expire(now, &mut self.answers);
+        self.reads.expire(now, &mut self.answers);
+        self.sending.retain(|_, until| until.is_none_or(|until| until > now));
+        if self.removed.take_if(|since| now >= *since + REMOVED_INTERVAL).is_some() {
+            self.answers.push(Answer::Removed);
+        }
+        if matches!(self.ending, Ending::HandingOver(until) if until <= now) {
+            self.drain();
+        }
     }
 
-    fn propose(&mut self, id: RequestId, data: Bytes) {
+    fn tick_raft(&mut self) {
+        if matches!(self.ending, Ending::Draining | Ending::Stopped) {
+            return;
+        }
+        let ticks = self.config.election_ticks;
+        self.stall.tick(&mut self.raft, self.logged, !self.logging.is_empty(), ticks);
+        self.raft.tick();
+    }
+
+    /// Others are there: an election, if nobody leads, need not wait for its whole timeout.
+    fn hasten_election(&mut self) {
+        let status = self.raft.status();
+        if status.role == Role::Follower && status.leader == MemberId::NONE {
+            for _ in 2..self.config.election_ticks {
+                self.raft.tick();
+            }
+        }
+    }
+
+    fn propose(&mut self, id: RequestId, proposal: Proposal) {
         if let Some(reason) = self.cannot_take_in() {
             self.answers.push(Answer::Refused { id, reason });
             return;
         }
-        let bytes = data.len();
-        match self.raft.propose(data.clone()) {
-            Ok(Some(_)) => self.unapplied_bytes += bytes,
+        let bytes = proposal.bytes();
+        let proposed = match &proposal {
+            Proposal::Request(data) => self.raft.propose(data.clone()),
+            Proposal::Change(change) => self.raft.propose_conf_change(change),
+        };
+        let reason = match proposed {
+            Ok(Some(_)) => {
+                self.proposed_bytes += bytes;
+                return;
+            }
             // On its way to the leader, who counts it.
-            Ok(None) => {}
-            Err(ProposeError::NoLeader | ProposeError::Transferring)
-                if self.held.len() < HELD_MAX =>
-            {
-                self.held.push_back((id, data));
+            Ok(None) => return,
+            Err(ProposeError::NoLeader | ProposeError::Transferring) => {
+                let until = self.now + request_timeout(self.election());
+                if self.held.push(id, proposal, until) {
+                    return;
+                }
+                Rejected::TooManyRequests
             }
-            Err(_) => {
-                self.answers.push(Answer::Refused { id, reason: Rejected::TooManyRequests });
-            }
-        }
+            Err(ProposeError::Removed) => Rejected::Stopped,
+            Err(_) => Rejected::TooManyRequests,
+        };
+        self.answers.push(Answer::Refused { id, reason });
     }
 
-    fn propose_conf_change(&mut self, id: RequestId, change: &ConfChange) {
-        let reason = self.cannot_take_in().or_else(|| {
-            let proposed = self.raft.propose_conf_change(change);
-            proposed.is_err().then_some(Rejected::NoLeader)
-        });
-        if let Some(reason) = reason {
-            self.answers.push(Answer::Refused { id, reason });
-        }
+    fn election(&self) -> Duration {
+        self.config.heartbeat * self.config.election_ticks
     }
 
     fn cannot_take_in(&self) -> Option<Rejected> {
         let status = self.raft.status();
         let backlog = status.committed.0.saturating_sub(status.applied.0);
-        if self.stopping {
+        if self.is_stopping() {
             Some(Rejected::Stopped)
-        } else if backlog > limits::APPLY_BACKLOG_MAX || self.unapplied_bytes > UNAPPLIED_BYTES_MAX
+        } else if backlog > limits::APPLY_BACKLOG_MAX
+            || self.unapplied.0 + self.proposed_bytes > UNAPPLIED_BYTES_MAX
         {
             Some(Rejected::TooManyRequests)
         } else {
@@ -361,31 +476,86 @@ impl Node {
     }
 
     fn read_index(&mut self, ticket: Ticket) {
-        if self.stopping || !self.reads.push(ticket) {
+        if self.is_stopping() || !self.reads.push(ticket) {
             self.answers.push(Answer::TicketRefused(ticket, self.refusal()));
         }
     }
 
+    fn transfer_leader(&mut self, to: MemberId, ticket: Ticket) {
+        if self.is_stopping() {
+            self.answers.push(Answer::TicketRefused(ticket, Rejected::Stopped));
+            return;
+        }
+        self.answers.extend(self.transfers.begin(&mut self.raft, (to, ticket), self.now));
+    }
+
+    /// Whether other members are still listened to.
+    fn is_deaf(&self) -> bool {
+        matches!(self.ending, Ending::Draining | Ending::Stopped)
+    }
+
     fn step(&mut self, message: Message) {
-        // Installing a snapshot is not built yet; without it a leader tries again later.
-        if message.r#type() != MessageType::MsgSnap {
+        let is_ours = message.to() == self.config.member.0;
+        // A snapshot needs its database: it comes by another way.
+        if is_ours && !self.is_deaf() && message.r#type() != MessageType::MsgSnap {
             // A message that makes no sense here is dropped, as if the network had lost it.
             let _dropped = self.raft.step(message);
         }
     }
 
-    fn stop(&mut self) {
-        self.stopping = true;
+    /// Gives a snapshot to raft, which takes it or does not; then its database may go.
+    fn snapshot_received(&mut self, message: Message) {
+        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+        let index = LogIndex(metadata.map_or(0, |metadata| metadata.index()));
+        let before = self.raft.log().base().index;
+        if message.to() == self.config.member.0 && !self.is_deaf() {
+            let _dropped = self.raft.step(message);
+        }
+        let base = self.raft.log().base().index;
+        let is_taken = base == index && base > before;
+        let is_in_use = self.installing == Some(index)
+            || self.install.as_ref().is_some_and(|install| install.index == index);
+        // The log may tell of one that is ahead of the database and was never installed: it might
+        // still be needed, and goes with the next snapshot on disk.
+        if !is_taken && !is_in_use && index <= self.commits.database() {
+            self.effects.log.push(LogEffect::Discard(index));
+        }
+    }
+
+    fn snapshot_sent(&mut self, member: MemberId, ok: bool) {
+        self.raft.report_snapshot(member, ok);
+        if ok {
+            self.sending.insert(member, Some(self.now + SENT_INTERVAL));
+        } else {
+            self.sending.remove(&member);
+        }
+    }
+
+    fn stop(&mut self, connected: &[MemberId]) {
+        if self.is_stopping() {
+            return;
+        }
+        self.held.refuse(&Rejected::Stopped, &mut self.answers);
+        if hand_over(&mut self.raft, connected) {
+            self.ending = Ending::HandingOver(self.now + self.election());
+        } else {
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        self.ending = Ending::Draining;
         self.commits.drain();
-        let reason = Rejected::Stopped;
-        let held = self.held.drain(..);
-        self.answers.extend(held.map(|(id, _)| Answer::Refused { id, reason: reason.clone() }));
+        for message in self.commits.abandon_snapshots() {
+            self.snapshot_sent(MemberId(message.to()), false);
+        }
     }
 
     fn logged(&mut self, receipt: LogReceipt) {
         let Some(logging) = self.logging.pop_front() else {
             panic!("a log receipt that nobody waits for");
         };
+        self.logged += 1;
         match (logging, receipt) {
             (
                 Logging::Append { commit, must_sync, after, done },
@@ -398,12 +568,15 @@ impl Node {
                 }
                 for message in after {
                     if message.to() == self.config.member.0 {
-                        self.step(message);
+                        let _dropped = self.raft.step(message);
                     } else {
                         self.effects.send.push(message);
                     }
                 }
                 self.raft.appended(&done);
+                if let Some(at) = done.snapshot {
+                    self.snapshot_logged(at);
+                }
             }
             (Logging::Sync, LogReceipt::Synced) => {
                 self.synced_commit = self.written_commit;
@@ -423,12 +596,10 @@ impl Node {
                     panic!("an apply receipt that nobody waits for");
                 };
                 assert_eq!(applying.upto, index, "an apply receipt out of order");
-                self.unapplied_bytes = self.unapplied_bytes.saturating_sub(applying.bytes);
-                for change in conf_changes {
-                    // A change that contradicts the configuration has been refused by the state.
-                    if let Err(error) = self.raft.apply_conf_change(&change) {
-                        panic!("applied configuration change {change:?}: {error}");
-                    }
+                self.unapplied.0 = self.unapplied.0.saturating_sub(applying.bytes);
+                // The configuration of a snapshot that is on its way has these changes.
+                if index > self.restored {
+                    self.change_configuration(&conf_changes);
                 }
                 self.raft.applied(index);
                 for id in finished {
@@ -446,10 +617,36 @@ impl Node {
                 self.commits.frozen(upto);
                 self.set_pending(pending);
             }
-            ApplyReceipt::Changed { pending } | ApplyReceipt::Installed { pending, .. } => {
+            ApplyReceipt::Installed { index, pending } => {
+                assert_eq!(self.installing.take(), Some(index), "an install out of order");
+                self.raft.applied(index);
+                self.commits.installed(index);
                 self.set_pending(pending);
+                self.compacted_at = index;
+            }
+            ApplyReceipt::Changed { pending } => self.set_pending(pending),
+        }
+    }
+
+    fn change_configuration(&mut self, changes: &[ConfChange]) {
+        for change in changes {
+            // A change that contradicts the configuration has been refused by the state.
+            if let Err(error) = self.raft.apply_conf_change(change) {
+                panic!("applied configuration change {change:?}: {error}");
+            }
+            let removes = change.r#type() == ConfChangeType::ConfChangeRemoveNode;
+            if removes && change.node_id() == self.config.member.0 {
+                self.removed = Some(self.now);
             }
         }
+    }
+
+    /// The log has a snapshot: it will be installed, and what came before it is not needed.
+    fn snapshot_logged(&mut self, at: LogIndex) {
+        if let Some(install) = self.install.as_mut().filter(|install| install.index == at) {
+            install.is_logged = true;
+        }
+        self.effects.log.push(LogEffect::Release(at));
     }
 
     fn set_pending(&mut self, pending: Pending) {
@@ -458,12 +655,16 @@ impl Node {
 
     /// Cuts the log in memory behind the applied index, as far as lagging followers allow.
     fn compact_log(&mut self, applied: LogIndex) {
-        if applied.0 - self.compacted_at.0 <= COMPACT_EVERY {
+        if applied.0.saturating_sub(self.compacted_at.0) <= COMPACT_EVERY {
+            return;
+        }
+        let held = self.raft.log().bytes().saturating_sub(self.unapplied.0 + self.proposed_bytes);
+        if !self.sending.is_empty() && held <= SENDING_BYTES_MAX {
+            // Who gets a snapshot needs what follows it.
             return;
         }
         self.compacted_at = applied;
         let mut keep = self.config.catchup_entries;
-        let held = self.raft.log().bytes().saturating_sub(self.unapplied_bytes);
         if held > CATCHUP_BYTES_MAX {
             // Large entries: keep the share of them that fits.
             let share = CATCHUP_BYTES_MAX as u64 * 100 / held as u64;
@@ -480,10 +681,12 @@ impl Node {
         // Some steps make others possible (a sole voter's read, say); the loop ends because each
         // step consumes what it acts on.
         self.campaign_alone();
+        self.follow_leader();
         self.release_held();
         self.propose_own();
         self.ask_reads();
         self.take_duties();
+        self.advance_install();
         self.hand_out_entries();
         self.advance_commits();
         self.reads.release(self.raft.log().applied(), &mut self.answers);
@@ -498,6 +701,7 @@ impl Node {
         if status.role == Role::Follower
             && status.leader == MemberId::NONE
             && self.raft.is_sole_voter()
+            && !self.is_deaf()
         {
             self.raft.campaign();
         }
@@ -505,40 +709,65 @@ impl Node {
 
     /// Proposes what waited for a leader.
     fn release_held(&mut self) {
-        if self.raft.status().leader == MemberId::NONE {
+        if self.raft.status().leader == MemberId::NONE || self.raft.transferee().is_some() {
             return;
         }
-        for (id, data) in std::mem::take(&mut self.held) {
-            self.propose(id, data);
+        for (id, proposal) in std::iter::from_fn(|| self.held.pop()).collect::<Vec<_>>() {
+            self.propose(id, proposal);
         }
     }
 
     fn propose_own(&mut self) {
-        if self.stopping {
+        if self.is_stopping() {
             return;
         }
         let standing = Standing {
             has_leader: self.raft.status().leader != MemberId::NONE,
             leads: self.leads(),
-            is_alone: self.is_alone(),
         };
+        let tracker = self.raft.tracker();
+        let members = || tracker.members().map(|(id, _)| id).collect();
         let mut proposals = Vec::new();
-        self.duties.due(self.now, standing, &*self.state, &mut proposals);
+        self.duties.due(self.now, standing, &members, &*self.state, &mut proposals);
         for (_, data) in proposals {
             // One that goes nowhere is made again after its timeout.
             let bytes = data.len();
             if let Ok(Some(_)) = self.raft.propose(data) {
-                self.unapplied_bytes += bytes;
+                self.proposed_bytes += bytes;
             }
         }
     }
 
     fn ask_reads(&mut self) {
-        if self.reads.is_waiting()
-            && self.raft.status().leader != MemberId::NONE
-            && let Some(context) = self.reads.ask(self.now)
-        {
+        if self.reads.is_empty() {
+            return;
+        }
+        let has_leader = self.raft.status().leader != MemberId::NONE;
+        if let Some(context) = self.reads.ask(self.now, has_leader) {
             self.raft.read_index(context);
+        }
+    }
+
+    /// Notes who leads now.
+    fn follow_leader(&mut self) {
+        let status = self.raft.status();
+        if status.leader != self.leader {
+            self.leader = status.leader;
+            if self.leader == self.config.member {
+                self.elected = Some(self.now);
+            }
+            self.reads.leader_changed();
+        }
+        self.transfers.answer(self.leader, self.now, &mut self.answers);
+        if status.role == Role::Leader {
+            return;
+        }
+        // Nobody takes snapshots from who does not lead.
+        for message in self.commits.abandon_snapshots() {
+            self.snapshot_sent(MemberId(message.to()), false);
+        }
+        if matches!(self.ending, Ending::HandingOver(_)) {
+            self.drain();
         }
     }
 
@@ -547,12 +776,25 @@ impl Node {
             return;
         }
         let duties = self.raft.duties();
-        self.effects.send.extend(duties.messages);
+        for message in duties.messages {
+            match message.r#type() {
+                MessageType::MsgSnap => self.want_snapshot(message),
+                _ => self.effects.send.push(message),
+            }
+        }
         for read in duties.reads {
             self.reads.found(&read.context, read.index);
         }
         let Some(append) = duties.append else { return };
-        assert!(append.snapshot.is_none(), "snapshots are dropped before they get here");
+        let snapshot = append.snapshot.map(Box::new);
+        if let (Some(snapshot), Some(index)) = (&snapshot, append.receipt.snapshot) {
+            // One before it that is not being installed yet need not be.
+            let snapshot = snapshot.clone();
+            self.install = Some(Install { snapshot, index, is_logged: false });
+            self.restored = index;
+            self.unapplied = (0, index);
+        }
+        self.count_appended(&append.entries);
         self.logging.push_back(Logging::Append {
             commit: append.hard_state.map(|state| LogIndex(state.commit())),
             must_sync: append.must_sync,
@@ -560,17 +802,60 @@ impl Node {
             done: append.receipt,
         });
         self.effects.log.push(LogEffect::Append {
-            snapshot: append.snapshot.map(Box::new),
+            snapshot,
             entries: append.entries,
             hard_state: append.hard_state,
             must_sync: append.must_sync,
         });
     }
 
+    /// A snapshot leaves with the state of the next commit, unless too many are on their way.
+    fn want_snapshot(&mut self, message: Message) {
+        let to = MemberId(message.to());
+        let under_way = self.sending.values().filter(|until| until.is_none()).count();
+        let is_sent = self.sending.get(&to).is_some_and(Option::is_none);
+        if is_sent || under_way >= limits::SNAPSHOTS_SENDING_MAX || self.is_stopping() {
+            self.raft.report_snapshot(to, false);
+            return;
+        }
+        self.sending.insert(to, None);
+        self.commits.want_snapshot(message);
+    }
+
+    /// Keeps count of the data that the state has not taken in.
+    fn count_appended(&mut self, entries: &[Entry]) {
+        self.proposed_bytes = 0;
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (bytes, upto) = &mut self.unapplied;
+        if first.index() > upto.0 {
+            *bytes += entries.iter().map(|entry| entry.data().len()).sum::<usize>();
+        } else {
+            // They take the place of others.
+            let log = self.raft.log();
+            let all = (log.applied().0 + 1..=log.last().index.0).map(LogIndex);
+            *bytes = all.filter_map(|at| log.entry(at)).map(|entry| entry.data().len()).sum();
+        }
+        *upto = LogIndex(last.index());
+    }
+
+    /// Hands out a snapshot to be installed as soon as nothing else is under way.
+    fn advance_install(&mut self) {
+        self.commits.hold(self.install.is_some() || self.installing.is_some());
+        let is_free = self.installing.is_none() && self.commits.is_quiet();
+        let Some(install) = self.install.take_if(|install| install.is_logged && is_free) else {
+            return;
+        };
+        self.installing = Some(install.index);
+        self.effects.apply.push(ApplyEffect::Install(install.snapshot));
+    }
+
     /// Hands out committed entries, as long as the apply lane and the memory for changes have
     /// room.
     fn hand_out_entries(&mut self) {
-        while self.applying.len() < APPLYING_MAX && !self.commits.is_full() {
+        while self.applying.len() < APPLYING_MAX
+            && !self.commits.is_full()
+            && self.install.is_none()
+        {
             let entries = self.raft.take_committed(APPLY_BYTES_MAX);
             let Some(last) = entries.last() else { return };
             let upto = LogIndex(last.index());
@@ -582,7 +867,10 @@ impl Node {
     }
 
     fn advance_commits(&mut self) {
-        let reached = (self.raft.log().applied(), self.raft.log().last().index);
+        let (log, is_sole) = (self.raft.log(), self.raft.is_sole_voter());
+        // Whoever needs others for a commit does not wait for it when it ends.
+        let last = if is_sole { log.last().index } else { log.committed() };
+        let reached = (log.applied(), last);
         let (now, synced) = (self.now, self.synced_commit);
         let before = self.effects.commit.len();
         let lacks_sync = self.commits.advance(now, reached, synced, &mut self.effects);
@@ -602,12 +890,14 @@ impl Node {
 
     /// When stopping: ends as soon as everything committed is applied and in the database.
     fn finish_stopping(&mut self) {
-        if !self.stopping || self.stopped {
+        if self.ending != Ending::Draining {
             return;
         }
         let status = self.raft.status();
         let is_quiet = self.logging.is_empty()
             && self.applying.is_empty()
+            && self.install.is_none()
+            && self.installing.is_none()
             && status.applied == status.committed
             && !self.raft.has_duties()
             && self.commits.is_idle();
@@ -616,7 +906,8 @@ impl Node {
         }
         // Else the last commit is on its way.
         if self.commits.is_drained(status.applied) {
-            self.stopped = true;
+            self.ending = Ending::Stopped;
+            self.reads.refuse(&Rejected::Stopped, &mut self.answers);
             self.answers.push(Answer::Stopped);
         }
     }

@@ -10,8 +10,8 @@ use base::{LeaseId, Moment};
 pub trait State: Send {
     /// The version of the cluster: `major.minor.patch`.
     fn cluster_version(&self) -> Option<String>;
-    /// Whether a downgrade is under way.
-    fn is_downgrading(&self) -> bool;
+    /// The downgrade under way.
+    fn downgrade(&self) -> store::Downgrade;
     /// Leases whose time is over, at most `max` of them. Each is named again only after a while.
     fn expired_leases(&self, now: Moment, max: usize) -> Vec<LeaseId>;
     /// This member leads: it watches over leases, all of which live at least `extend` more.
@@ -25,8 +25,8 @@ impl State for Arc<store::Shared> {
         store::Shared::cluster_version(self)
     }
 
-    fn is_downgrading(&self) -> bool {
-        self.downgrade().enabled
+    fn downgrade(&self) -> store::Downgrade {
+        store::Shared::downgrade(self)
     }
 
     fn expired_leases(&self, now: Moment, max: usize) -> Vec<LeaseId> {

@@ -10,6 +10,7 @@ pub mod check;
 pub mod compactor;
 pub mod error;
 pub mod lease;
+pub mod versions;
 pub mod watch;
 
 pub use error::{Code, Rejected};

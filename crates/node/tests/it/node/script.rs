@@ -39,8 +39,8 @@ impl State for Told {
         self.0.lock().version.clone()
     }
 
-    fn is_downgrading(&self) -> bool {
-        false
+    fn downgrade(&self) -> store::Downgrade {
+        store::Downgrade::default()
     }
 
     fn expired_leases(&self, _: Moment, max: usize) -> Vec<LeaseId> {
