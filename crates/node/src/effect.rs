@@ -4,6 +4,7 @@ use base::{LogIndex, RequestId};
 use proto::raftpb::{Entry, HardState, Message, Snapshot};
 
 use crate::input::Ticket;
+use crate::node::Progress;
 use crate::requests::Rejected;
 
 /// To be done in the order in which it stands in the log lane.
@@ -89,6 +90,8 @@ pub enum Answer {
     DatabaseCommitted(Ticket),
     /// The member that was asked for leads.
     Transferred(Ticket),
+    /// How far each member has come; `None` when this member does not lead, and cannot know.
+    Progress(Ticket, Option<Progress>),
     /// The cluster knows this member's name and addresses: it can serve.
     Published,
     /// A committed change has removed this member, and others have had time to hear of it: the

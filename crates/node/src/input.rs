@@ -48,6 +48,11 @@ pub enum Input {
         /// Who asks.
         ticket: Ticket,
     },
+    /// How far has each member come? [`crate::Answer::Progress`].
+    Progress {
+        /// Who asks.
+        ticket: Ticket,
+    },
     /// Another member sent something. Not a snapshot: see [`Input::SnapshotReceived`].
     Message(Box<Message>),
     /// Something for that member was lost on the way.

@@ -127,6 +127,22 @@ pub struct Status {
     pub is_alone: bool,
 }
 
+/// Up to where the log of each member is known to be the leader's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Who leads.
+    pub leader: MemberId,
+    /// Every member, the leader included.
+    pub members: Vec<(MemberId, LogIndex)>,
+}
+
+impl Progress {
+    /// That of one member; `None` when it is unknown.
+    pub fn of(&self, id: MemberId) -> Option<LogIndex> {
+        self.members.iter().find(|(member, _)| *member == id).map(|(_, matched)| *matched)
+    }
+}
+
 /// What the log lane owes a receipt for.
 enum Logging {
     Append { commit: Option<LogIndex>, must_sync: bool, after: Vec<Message>, done: AppendReceipt },
@@ -327,6 +343,16 @@ impl Node {
         raft.role == Role::Leader && self.raft.log().term(raft.applied) == Some(raft.term)
     }
 
+    /// How far each member has come, as the leader knows.
+    fn progress(&self) -> Option<Progress> {
+        let status = self.raft.status();
+        let members = self.raft.tracker().members();
+        (status.role == Role::Leader).then(|| Progress {
+            leader: self.config.member,
+            members: members.map(|(id, progress)| (id, progress.matched)).collect(),
+        })
+    }
+
     fn is_stopping(&self) -> bool {
         self.ending != Ending::None
     }
@@ -361,6 +387,10 @@ impl Node {
                 if self.ending == Ending::Stopped || !self.commits.want(ticket) {
                     self.answers.push(Answer::TicketRefused(ticket, self.refusal()));
                 }
+            }
+            Input::Progress { ticket } => {
+                let progress = self.progress();
+                self.answers.push(Answer::Progress(ticket, progress));
             }
             Input::TransferLeader { to, ticket } => self.transfer_leader(to, ticket),
             Input::Message(message) => self.step(*message),

@@ -333,7 +333,7 @@ impl Store {
             return Ok(self.alarm(*alarm));
         }
         if let Some(checkpoint) = &request.lease_checkpoint {
-            self.checkpoint(checkpoint);
+            self.checkpoint(checkpoint, now);
             return Ok(Ok(Response::LeaseCheckpoint));
         }
         Err(fatal(index, unknown(request)))
@@ -400,12 +400,13 @@ impl Store {
         Ok(LeaseRevokeResponse { header: self.header() })
     }
 
-    fn checkpoint(&mut self, request: &LeaseCheckpointRequest) {
+    fn checkpoint(&mut self, request: &LeaseCheckpointRequest, now: Moment) {
         let version = self.shared.membership.read().version().map(Version::pair);
-        let persist = version.is_some_and(|version| version >= FIRST_STORED_VERSION);
+        let persist = version.is_some_and(|version| version >= FIRST_STORED_VERSION)
+            || self.shared.lessor.keeps_checkpoints();
         for checkpoint in &request.checkpoints {
             let id = LeaseId(checkpoint.id);
-            let row = self.shared.lessor.checkpoint(id, checkpoint.remaining_ttl);
+            let row = self.shared.lessor.checkpoint(id, checkpoint.remaining_ttl, now);
             if let Some(row) = row.filter(|_| persist) {
                 let row = Bytes::from(row.encode_to_vec());
                 self.table().put(schema::LEASE, schema::lease(id), row);

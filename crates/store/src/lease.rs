@@ -34,6 +34,12 @@ pub const EXPIRED_RETRY: Duration = Duration::from_secs(7);
 /// Callers that may wait for the removal of one lease.
 pub const WAITERS_PER_LEASE_MAX: usize = 10_000;
 
+/// Expired leases that one second is meant to revoke.
+const REVOKES_PER_SECOND: u32 = 1_000;
+
+/// How often what remains of a long lease is noted in the log, while checkpoints are on.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+
 /// What remains of a lease that does not expire here.
 pub const REMAINING_FOREVER: i64 = i64::MAX;
 
@@ -63,6 +69,9 @@ pub enum RenewError {
     /// It has expired, and its revocation is under way (see [`Lessor::when_removed`]).
     #[error("the lease has expired")]
     Expiring,
+    /// The log says what remains of it: that is to be taken back there first.
+    #[error("the lease has a checkpoint")]
+    Checkpointed,
 }
 
 /// The state of a lease.
@@ -85,6 +94,8 @@ struct Lease {
     expiry: Option<Moment>,
     /// Its place in the queue, which is the expiry or a later retry.
     due: Option<Moment>,
+    /// When what remains of it is to be noted.
+    checkpoint: Option<Moment>,
     keys: BTreeSet<Bytes>,
 }
 
@@ -101,9 +112,23 @@ impl Lease {
 
 type Waiter = Box<dyn FnOnce() + Send>;
 
+/// Whether what remains of leases is noted in the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Checkpoints {
+    /// It is not: a new leader begins every lease anew.
+    #[default]
+    Off,
+    /// It is, and a cluster of at least 3.6 keeps it in the database.
+    On,
+    /// It is, and every cluster keeps it.
+    Kept,
+}
+
 #[derive(Default)]
 struct State {
     is_primary: bool,
+    checkpoints: Checkpoints,
+    checkpoint_queue: BTreeSet<(Moment, LeaseId)>,
     leases: BTreeMap<LeaseId, Lease>,
     attached: BTreeMap<Bytes, LeaseId>,
     queue: BTreeSet<(Moment, LeaseId)>,
@@ -125,11 +150,63 @@ impl State {
     }
 
     fn insert(&mut self, id: LeaseId, granted: i64, remaining: i64, now: Moment) {
-        let keys = BTreeSet::new();
-        let lease = Lease { granted, remaining, expiry: None, due: None, keys };
+        let (due, checkpoint, keys) = (None, None, BTreeSet::new());
+        let lease = Lease { granted, remaining, expiry: None, due, checkpoint, keys };
         let expiry = self.is_primary.then(|| now + lease.lifetime());
         self.leases.insert(id, lease);
         self.schedule(id, expiry);
+        self.schedule_checkpoint(id, now);
+    }
+
+    /// Plans the next note of what remains of a lease, if it lives long enough for one.
+    fn schedule_checkpoint(&mut self, id: LeaseId, now: Moment) {
+        self.drop_checkpoint(id);
+        let is_on = self.is_primary && self.checkpoints != Checkpoints::Off;
+        let Some(lease) = self.leases.get_mut(&id).filter(|_| is_on) else { return };
+        if lease.lifetime() > CHECKPOINT_INTERVAL {
+            let due = now + CHECKPOINT_INTERVAL;
+            lease.checkpoint = Some(due);
+            self.checkpoint_queue.insert((due, id));
+        }
+    }
+
+    fn drop_checkpoint(&mut self, id: LeaseId) {
+        if let Some(due) = self.leases.get_mut(&id).and_then(|lease| lease.checkpoint.take()) {
+            self.checkpoint_queue.remove(&(due, id));
+        }
+    }
+
+    /// Puts expiries off where more leases would expire in a second than can be revoked in it.
+    fn spread(&mut self, now: Moment, extend: Duration) {
+        const SECOND: Duration = Duration::from_secs(1);
+        // Fewer than can be revoked, so that those piled up leave room for others.
+        const TARGET: u32 = 3 * REVOKES_PER_SECOND / 4;
+        if self.leases.len() < REVOKES_PER_SECOND as usize {
+            return;
+        }
+        let mut all: Vec<_> =
+            self.leases.iter().filter_map(|(id, lease)| Some((lease.expiry? - now, *id))).collect();
+        all.sort_unstable();
+        let mut window = all.first().map_or(Duration::ZERO, |(remaining, _)| *remaining);
+        let mut next = window + SECOND;
+        let mut expires: u32 = 0;
+        for (remaining, id) in all {
+            if remaining > next {
+                (window, next, expires) = (remaining, remaining + SECOND, 1);
+                continue;
+            }
+            expires = expires.saturating_add(1);
+            if expires <= TARGET {
+                continue;
+            }
+            // A lease that lies later in the window is put off the less.
+            let share = SECOND * expires / TARGET;
+            let delay = share.saturating_sub(remaining - window);
+            next = window + delay;
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let expiry = now + (lease.lifetime() + extend + delay);
+            self.schedule(id, Some(expiry));
+        }
     }
 }
 
@@ -143,6 +220,16 @@ impl Lessor {
     /// Without leases. A shorter one than the minimum is made as long.
     pub fn new(min_ttl_seconds: i64) -> Self {
         Self { min_ttl_seconds, state: Mutex::default() }
+    }
+
+    /// Says whether what remains of leases is noted in the log. Asked for before leases come.
+    pub fn set_checkpoints(&self, checkpoints: Checkpoints) {
+        self.state.lock().checkpoints = checkpoints;
+    }
+
+    /// Whether the database keeps checkpoints whatever the cluster's version.
+    pub fn keeps_checkpoints(&self) -> bool {
+        self.state.lock().checkpoints == Checkpoints::Kept
     }
 
     /// Takes up the rows of a database.
@@ -192,6 +279,7 @@ impl Lessor {
         let waiters = {
             let mut state = self.state.lock();
             state.schedule(id, None);
+            state.drop_checkpoint(id);
             let Some(lease) = state.leases.remove(&id) else { return false };
             for key in &lease.keys {
                 state.attached.remove(key);
@@ -240,22 +328,50 @@ impl Lessor {
     /// Notes what remains of a lease, so that the next primary does not begin anew; when it
     /// expires on this one does not change. Returns the row to store; `None` when there is no such
     /// lease.
-    pub fn checkpoint(&self, id: LeaseId, remaining: i64) -> Option<leasepb::Lease> {
+    pub fn checkpoint(&self, id: LeaseId, remaining: i64, now: Moment) -> Option<leasepb::Lease> {
         let mut state = self.state.lock();
         let lease = state.leases.get_mut(&id)?;
         lease.remaining = remaining;
-        Some(lease.row(id))
+        let row = lease.row(id);
+        state.schedule_checkpoint(id, now);
+        Some(row)
+    }
+
+    /// What is to be noted of leases now: their ids and the seconds that remain, `max` at most.
+    pub fn due_checkpoints(&self, now: Moment, max: usize) -> Vec<(LeaseId, i64)> {
+        let mut state = self.state.lock();
+        let mut checkpoints = Vec::new();
+        while checkpoints.len() < max {
+            let Some(&(due, id)) = state.checkpoint_queue.first() else { break };
+            if due > now {
+                break;
+            }
+            // When nothing comes of this one, another follows.
+            state.schedule_checkpoint(id, now);
+            let Some(lease) = state.leases.get(&id) else { continue };
+            let Some(left) = lease.expiry.filter(|expiry| *expiry > now) else { continue };
+            let remaining = i64::try_from((left - now).as_millis().div_ceil(1000));
+            let remaining = remaining.unwrap_or(i64::MAX);
+            if remaining < lease.granted {
+                checkpoints.push((id, remaining));
+            }
+        }
+        checkpoints
     }
 
     /// Begins the lease's time anew and returns it in seconds.
     pub fn renew(&self, id: LeaseId, now: Moment) -> Result<i64, RenewError> {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if !state.is_primary {
             return Err(RenewError::NotPrimary);
         }
         let lease = state.leases.get_mut(&id).ok_or(RenewError::NotFound)?;
         if lease.expiry.is_some_and(|expiry| expiry <= now) {
             return Err(RenewError::Expiring);
+        }
+        if lease.remaining > 0 && state.checkpoints != Checkpoints::Off {
+            return Err(RenewError::Checkpointed);
         }
         lease.remaining = 0;
         let (granted, expiry) = (lease.granted, now + lease.lifetime());
@@ -324,7 +440,9 @@ impl Lessor {
             state.leases.iter().map(|(id, lease)| (*id, now + lease.lifetime() + extend)).collect();
         for (id, expiry) in expiries {
             state.schedule(id, Some(expiry));
+            state.schedule_checkpoint(id, now);
         }
+        state.spread(now, extend);
     }
 
     /// The member does not lead any more: nothing expires here.
@@ -333,8 +451,9 @@ impl Lessor {
             let mut state = self.state.lock();
             state.is_primary = false;
             state.queue.clear();
+            state.checkpoint_queue.clear();
             for lease in state.leases.values_mut() {
-                (lease.expiry, lease.due) = (None, None);
+                (lease.expiry, lease.due, lease.checkpoint) = (None, None, None);
             }
             std::mem::take(&mut state.waiting)
         };
@@ -418,8 +537,14 @@ mod tests {
                 "told" => writeln!(out, "{:?}", std::mem::take(&mut *self.told.lock()))?,
                 "renew" => writeln!(out, "{:?}", lessor.renew(lease, self.now))?,
                 "checkpoint" => {
-                    writeln!(out, "{:?}", lessor.checkpoint(lease, number()?))?;
+                    writeln!(out, "{:?}", lessor.checkpoint(lease, number()?, self.now))?;
                 }
+                "checkpoints" => lessor.set_checkpoints(match id {
+                    0 => Checkpoints::Off,
+                    _ => Checkpoints::On,
+                }),
+                "due" => writeln!(out, "{:?}", lessor.due_checkpoints(self.now, 2))?,
+                "clear" => lessor.leases().into_iter().for_each(|id| assert!(lessor.remove(id))),
                 "ttl" => writeln!(out, "{:?}", lessor.time_to_live(lease, self.now))?,
                 "leases" => writeln!(out, "{:?}", lessor.leases())?,
                 "promote" => lessor.promote(self.now, Duration::from_secs(1)),
@@ -430,6 +555,23 @@ mod tests {
             args.reject_next()?;
             Ok(out)
         }
+    }
+
+    #[test]
+    fn leases_that_would_expire_together_are_spread() {
+        let lessor = Lessor::new(2);
+        let now = Moment::default();
+        for id in 1..=3_000 {
+            lessor.grant(LeaseId(id), 10, now).unwrap();
+        }
+        lessor.promote(now, Duration::ZERO);
+        let left = |id| lessor.time_to_live(LeaseId(id), now).unwrap().remaining;
+        let mut at = BTreeMap::<i64, usize>::new();
+        for id in 1..=3_000 {
+            *at.entry(left(id)).or_default() += 1;
+        }
+        // 750 keep their time, as many follow in each second.
+        assert_eq!(at, BTreeMap::from([(10, 750), (11, 749), (12, 750), (13, 750), (14, 1)]));
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! What lease requests mean on the member that can answer them: the leader.
+//! What lease requests mean on the member that can answer them: the leader. Others ask it.
 //!
 //! *Invariants.* A lease that does not exist is no error: a keepalive is answered with TTL 0, a
 //! question with TTL -1.
 //!
-//! *Absent.* Forwarding to the leader (the cluster's part), granting and revoking (the log's).
+//! *Absent.* Asking the leader (the server's part), granting and revoking (the log's).
 //!
 //! *Contract.* `server/etcdserver/v3_server.go` of etcd v3.7.1, `LeaseRenew` and
 //! `LeaseTimeToLive`.
 
 use base::{LeaseId, Moment, RequestIds};
 use proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseStatus,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use store::lease::{Lessor, REMAINING_FOREVER, RenewError};
 
@@ -25,6 +25,10 @@ pub enum KeepAlive {
     /// The lease has expired and is being revoked: ask again once [`Lessor::when_removed`] calls
     /// (it is gone, or another member leads).
     Expiring,
+    /// The log says what remains of the lease: propose [`forget_checkpoint`], then ask again.
+    Checkpointed,
+    /// This member does not lead: the leader is to be asked.
+    NotPrimary,
 }
 
 /// Gives a grant that names no lease a fresh one.
@@ -34,18 +38,40 @@ pub fn choose_id(request: &mut LeaseGrantRequest, ids: &RequestIds) {
     }
 }
 
+/// The request after which nothing is known of what remained of a lease.
+pub fn forget_checkpoint(id: LeaseId) -> LeaseCheckpointRequest {
+    checkpoint([(id, 0)])
+}
+
+/// The request that notes what remains of leases.
+pub fn checkpoint(leases: impl IntoIterator<Item = (LeaseId, i64)>) -> LeaseCheckpointRequest {
+    let one = |(id, remaining_ttl): (LeaseId, i64)| LeaseCheckpoint { id: id.get(), remaining_ttl };
+    LeaseCheckpointRequest { checkpoints: leases.into_iter().map(one).collect() }
+}
+
+/// The answer to a keepalive.
+pub fn kept_alive(id: LeaseId, ttl: i64) -> LeaseKeepAliveResponse {
+    LeaseKeepAliveResponse { header: None, id: id.get(), ttl }
+}
+
 /// Renews a lease.
-pub fn keep_alive(lessor: &Lessor, id: LeaseId, now: Moment) -> Result<KeepAlive, Rejected> {
-    let answer = |ttl| {
-        let response = LeaseKeepAliveResponse { header: None, id: id.get(), ttl };
-        Ok(KeepAlive::Answer(response))
-    };
+pub fn keep_alive(lessor: &Lessor, id: LeaseId, now: Moment) -> KeepAlive {
     match lessor.renew(id, now) {
-        Ok(ttl) => answer(ttl),
-        Err(RenewError::NotFound) => answer(0),
-        Err(RenewError::Expiring) => Ok(KeepAlive::Expiring),
-        Err(RenewError::NotPrimary) => Err(Rejected::NotPrimaryLessor),
+        Ok(ttl) => KeepAlive::Answer(kept_alive(id, ttl)),
+        Err(RenewError::NotFound) => KeepAlive::Answer(kept_alive(id, 0)),
+        Err(RenewError::Expiring) => KeepAlive::Expiring,
+        Err(RenewError::Checkpointed) => KeepAlive::Checkpointed,
+        Err(RenewError::NotPrimary) => KeepAlive::NotPrimary,
     }
+}
+
+/// What a lease that does not exist has left.
+pub const NO_LEASE_TTL: i64 = -1;
+
+/// The answer about a lease that does not exist.
+pub fn no_lease(id: LeaseId) -> LeaseTimeToLiveResponse {
+    let (id, ttl) = (id.get(), NO_LEASE_TTL);
+    LeaseTimeToLiveResponse { id, ttl, ..LeaseTimeToLiveResponse::default() }
 }
 
 /// Tells what a lease has left. Only a leader knows.
@@ -56,7 +82,7 @@ pub fn time_to_live(
 ) -> Result<LeaseTimeToLiveResponse, Rejected> {
     let id = request.id;
     Ok(match lessor.time_to_live(LeaseId(id), now) {
-        None => LeaseTimeToLiveResponse { id, ttl: -1, ..LeaseTimeToLiveResponse::default() },
+        None => no_lease(LeaseId(id)),
         Some(found) if found.remaining == REMAINING_FOREVER => {
             return Err(Rejected::LeaderChanged);
         }
@@ -87,10 +113,10 @@ mod tests {
     fn what_is_unknown_is_no_error() {
         let lessor = Lessor::new(2);
         let now = Moment::default();
-        assert_eq!(keep_alive(&lessor, LeaseId(1), now), Err(Rejected::NotPrimaryLessor));
+        assert_eq!(keep_alive(&lessor, LeaseId(1), now), KeepAlive::NotPrimary);
         lessor.promote(now, Duration::ZERO);
-        let response = LeaseKeepAliveResponse { header: None, id: 1, ttl: 0 };
-        assert_eq!(keep_alive(&lessor, LeaseId(1), now), Ok(KeepAlive::Answer(response)));
+        let answer = KeepAlive::Answer(kept_alive(LeaseId(1), 0));
+        assert_eq!(keep_alive(&lessor, LeaseId(1), now), answer);
         let request = LeaseTimeToLiveRequest { id: 1, keys: true };
         assert_eq!(time_to_live(&lessor, &request, now).unwrap().ttl, -1);
 
@@ -98,7 +124,7 @@ mod tests {
         lessor.attach(LeaseId(1), "k".into());
         assert_eq!(time_to_live(&lessor, &request, now).unwrap().keys, ["k"]);
         let late = now + Duration::from_secs(5);
-        assert_eq!(keep_alive(&lessor, LeaseId(1), late), Ok(KeepAlive::Expiring));
+        assert_eq!(keep_alive(&lessor, LeaseId(1), late), KeepAlive::Expiring);
 
         lessor.demote();
         assert_eq!(time_to_live(&lessor, &request, late), Err(Rejected::LeaderChanged));

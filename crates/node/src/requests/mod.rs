@@ -8,8 +8,10 @@
 
 pub mod check;
 pub mod compactor;
+pub mod corrupt;
 pub mod error;
 pub mod lease;
+pub mod membership;
 pub mod versions;
 pub mod watch;
 

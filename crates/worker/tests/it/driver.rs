@@ -403,7 +403,7 @@ impl Member {
                     let (_, acknowledged) = self.tickets[&ticket];
                     assert!(self.shared().revision() >= acknowledged, "a stale read");
                 }
-                Answer::Refused { .. } | Answer::TicketRefused(..) => {}
+                Answer::Refused { .. } | Answer::TicketRefused(..) | Answer::Progress(..) => {}
                 Answer::Published | Answer::Transferred(_) | Answer::Removed => {}
                 Answer::Stopped => self.stopped = true,
             }

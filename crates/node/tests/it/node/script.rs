@@ -149,6 +149,7 @@ fn show_answer(answer: &Answer) -> String {
         }
         Answer::DatabaseCommitted(ticket) => format!("commit {} done", ticket.0),
         Answer::Transferred(ticket) => format!("transfer {} done", ticket.0),
+        Answer::Progress(ticket, progress) => format!("progress {}: {progress:?}", ticket.0),
         Answer::Published => "published".into(),
         Answer::Removed => "removed".into(),
         Answer::Stopped => "stopped".into(),
