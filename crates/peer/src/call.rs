@@ -59,6 +59,18 @@ fn show(error: &hyper::Error) -> String {
     text
 }
 
+/// How a body broke off, in Go's words where the other end went away in the middle.
+pub(crate) fn body_error(error: &hyper::Error) -> io::Error {
+    let cause = std::error::Error::source(error).and_then(|error| error.downcast_ref());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::UnexpectedEof) => {}
+        Some(kind) => return io::Error::new(kind, show(error)),
+        None if error.is_incomplete_message() => {}
+        None => return io::Error::other(show(error)),
+    }
+    io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF")
+}
+
 /// What is sent with a request.
 #[derive(Debug)]
 pub(crate) enum OutBody {

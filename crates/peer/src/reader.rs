@@ -12,7 +12,7 @@ use proto::raftpb::Message;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::call::{Answer, Call, CallError, Link, collect};
+use crate::call::{Answer, Call, CallError, Link, body_error, collect};
 use crate::codec::{AppDecoder, DecodeError, MessageDecoder, is_link_heartbeat};
 use crate::core::Core;
 use crate::event::{Event, Level};
@@ -62,12 +62,10 @@ enum DialError {
 enum ReadError {
     #[error("EOF")]
     End,
-    #[error("unexpected EOF")]
-    Cut,
     #[error("i/o timeout")]
     Timeout,
     #[error(transparent)]
-    Network(CallError),
+    Network(io::Error),
     #[error(transparent)]
     Bytes(#[from] DecodeError),
 }
@@ -192,8 +190,7 @@ impl Reader {
             let frame = match timeout(limits::CONNECTION_TIMEOUT, body.frame()).await {
                 Err(_) => return ReadError::Timeout,
                 Ok(None) => return ReadError::End,
-                Ok(Some(Err(error))) if is_reset(&error) => return ReadError::Cut,
-                Ok(Some(Err(error))) => return ReadError::Network(error.into()),
+                Ok(Some(Err(error))) => return ReadError::Network(body_error(&error)),
                 Ok(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
@@ -230,14 +227,6 @@ impl Reader {
             .text("local-member-id", self.core.local.id)
             .text("remote-peer-id", self.id)
     }
-}
-
-/// Whether the other end went away in the middle.
-fn is_reset(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|error| error.downcast_ref());
-    let kind = cause.map(io::Error::kind);
-    error.is_incomplete_message()
-        || matches!(kind, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof))
 }
 
 enum Decoder {

@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use crate::call::body_error;
 use crate::limits;
 
 /// The database part of a snapshot while it comes in. Its end is an error unless all has come.
@@ -78,10 +79,7 @@ pub(crate) async fn next_data(body: &mut Incoming) -> Option<io::Result<Bytes>> 
         let frame = match timeout(limits::CONNECTION_TIMEOUT, body.frame()).await {
             Err(_) => return Some(Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"))),
             Ok(None) => return None,
-            Ok(Some(Err(error))) if error.is_incomplete_message() => {
-                return Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF")));
-            }
-            Ok(Some(Err(error))) => return Some(Err(io::Error::other(error))),
+            Ok(Some(Err(error))) => return Some(Err(body_error(&error))),
             Ok(Some(Ok(frame))) => frame,
         };
         // Trailers say nothing here.
