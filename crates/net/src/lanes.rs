@@ -16,6 +16,11 @@ use tokio::sync::watch;
 pub struct Lane(Handle);
 
 impl Lane {
+    /// The runtime, for whoever brings tasks of its own.
+    pub fn handle(&self) -> &Handle {
+        &self.0
+    }
+
     /// Starts `work` on this lane.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.0.spawn(work));
@@ -34,13 +39,18 @@ pub struct Lanes {
 impl Lanes {
     /// Starts `count` of them, at least one.
     pub fn start(count: usize) -> io::Result<Self> {
+        Self::start_named("lane", count)
+    }
+
+    /// The same; threads are named `name-0` and so on.
+    pub fn start_named(name: &str, count: usize) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let (mut lanes, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             lanes.push(Lane(runtime.handle().clone()));
             let mut stopped = stopped.clone();
-            let thread = std::thread::Builder::new().name(format!("lane-{number}"));
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
             threads.push(thread.spawn(move || {
                 runtime.block_on(async move {
                     // An error means that the sender is gone, which is a stop too.

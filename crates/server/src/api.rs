@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) warning_duration: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) fast_lease_keep_alive: bool,
     pub(crate) watch: Limits,
 }
 
@@ -53,6 +55,8 @@ impl Options {
             warning_duration: config.warning_unary_request_duration,
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
+            heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
+            fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             watch: Limits { progress_interval, fragment_bytes: config.receive_bytes_max() },
         }
     }

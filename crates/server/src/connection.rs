@@ -49,8 +49,6 @@ pub(crate) enum Port {
     Http,
     /// Metrics and health.
     Metrics,
-    /// Other members.
-    Peer,
 }
 
 /// How connections are served; the same for all.
@@ -89,7 +87,7 @@ impl Service {
         let builder = match port {
             Port::Client => builder,
             Port::Grpc => builder.http2_only(),
-            Port::Http | Port::Metrics | Port::Peer => builder.http1_only(),
+            Port::Http | Port::Metrics => builder.http1_only(),
         };
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut phase: watch::Receiver<Phase> = self.api.phase.clone();
@@ -111,7 +109,6 @@ impl Service {
         let (api, access) = (Arc::clone(&self.api), Arc::clone(&self.access));
         async move {
             Ok(match port {
-                Port::Peer => plain::serve_peer(api, request).await,
                 Port::Metrics => plain::serve(api, access, Offer::Metrics, request).await,
                 _ if request.version() == Version::HTTP_2 => grpc::serve(api, peer, request).await,
                 _ => plain::serve(api, access, Offer::Client, request).await,

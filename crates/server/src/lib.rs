@@ -2,20 +2,25 @@
 //! calls.
 //!
 //! ```text
-//!  main ─► config ─► run ─► plan ─► member (threads: pump, log, apply, commit)
-//!                     │                ▲
-//!                     └─► net ─► connection ─► grpc, http ─► api ──┘
+//!  main ─► config ─► run ─► begin, plan ─► member (threads: pump, log, apply, commit)
+//!                     │                      ▲   └─► peer ─► other members
+//!                     ├─► net ─► connection ─► grpc, http ─► api
+//!                     └─► duties: what needs other members now and then
 //! ```
 //!
 //! *Invariants.* This crate adds no semantics: what a request means is `node`'s and `store`'s.
 //!
-//! *Absent.* TLS, the JSON gateway, authentication, other members.
+//! *Absent.* TLS, the JSON gateway, authentication.
 
 mod api;
+mod ask;
+mod begin;
 pub mod clock;
+mod cluster;
 mod config;
 mod connection;
 mod damage;
+mod duties;
 mod grpc;
 mod http;
 mod log;
@@ -23,8 +28,10 @@ pub mod member;
 mod metrics;
 mod notify;
 mod observer;
+mod peer_port;
 mod plan;
 mod run;
+mod trust;
 
 use std::io::Write;
 use std::process::ExitCode;

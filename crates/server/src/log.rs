@@ -159,6 +159,12 @@ pub(crate) struct Line {
     bytes: Vec<u8>,
 }
 
+/// A line of some level.
+#[track_caller]
+pub(crate) fn line(level: Level, msg: &str) -> Line {
+    Line::new(level, msg, Location::caller())
+}
+
 /// A line of level debug.
 #[cfg(test)]
 #[track_caller]
@@ -299,13 +305,6 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// The time as `/raft/probing` tells it.
-pub(crate) fn timestamp(at: SystemTime) -> String {
-    let mut bytes = Vec::new();
-    put_timestamp(&mut bytes, at);
-    String::from_utf8(bytes).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,7 +333,9 @@ mod tests {
             (951_782_400, "2000-02-29T00:00:00.000000Z"),
             (1_790_000_000, "2026-09-21T14:13:20.000000Z"),
         ] {
-            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            let mut bytes = Vec::new();
+            put_timestamp(&mut bytes, UNIX_EPOCH + Duration::from_secs(seconds));
+            assert_eq!(bytes, text.as_bytes());
         }
     }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::MemberId;
+use peer::{Event, Value};
+use worker::bootstrap::{Forced, Identity};
 
 use crate::log;
 use crate::member::Observer;
@@ -65,5 +67,46 @@ impl Observer for Watcher {
 
     fn wal_repaired(&self, what: &str) {
         log::warn("repaired the end of the write-ahead log").field("repair", what).emit();
+    }
+
+    fn forced(&self, identity: Identity, what: Forced) {
+        let Forced { commit_in_log, commit, discarded } = what;
+        if discarded > 0 {
+            log::info("discarding uncommitted WAL entries")
+                .field("commit-index-from-wal", &commit_in_log.get())
+                .field("number-of-discarded-entries", &discarded)
+                .emit();
+        }
+        log::info("forcing restart member")
+            .text("cluster-id", &identity.cluster)
+            .text("local-member-id", &identity.member)
+            .field("wal-commit-index", &commit_in_log.get())
+            .field("commit-index", &commit.get())
+            .emit();
+    }
+
+    fn peer_event(&self, event: &Event) {
+        let line = log::line(level(event.level), event.message);
+        let add = |line: log::Line, (name, value): &(&'static str, Value)| match value {
+            Value::Text(text) => line.field(name, text),
+            Value::Texts(texts) => line.field(name, texts),
+            Value::Number(number) => line.field(name, number),
+            Value::Flag(flag) => line.field(name, flag),
+            Value::Duration(duration) => line.duration(name, *duration),
+        };
+        event.fields.iter().fold(line, add).emit();
+    }
+
+    fn wants_peer_events(&self, of: peer::Level) -> bool {
+        log::is_enabled(level(of))
+    }
+}
+
+fn level(of: peer::Level) -> log::Level {
+    match of {
+        peer::Level::Debug => log::Level::Debug,
+        peer::Level::Info => log::Level::Info,
+        peer::Level::Warn => log::Level::Warn,
+        peer::Level::Error => log::Level::Error,
     }
 }

@@ -2,20 +2,24 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
+use peer::PlainDial;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::{bolt, wal};
-use worker::bootstrap::{FileOptions, InitialMember};
+use tokio::runtime::Handle;
+use worker::bootstrap::FileOptions;
 
 use crate::api::VERSION;
-use crate::config::{ClusterState, Config, DEFAULT_NAME, InitialCluster};
+use crate::begin::Begun;
+use crate::config::{Config, DEFAULT_NAME};
 use crate::connection::Port;
 use crate::log;
-use crate::member::{Member, MemberConfig};
+use crate::member::{Member, MemberConfig, Network};
 
 /// Bytes of a segment of the log.
 const SEGMENT_BYTES: u64 = 64_000_000;
@@ -87,37 +91,20 @@ pub(crate) fn lanes() -> usize {
 pub(crate) fn member(
     config: &Config,
     dir: DataDir,
-    is_initialized: bool,
-) -> Result<MemberConfig, String> {
-    let cluster = InitialCluster::parse(&config.initial_cluster).map_err(|e| e.to_string())?;
-    if !is_initialized {
-        cluster.check_local(config).map_err(|error| error.to_string())?;
-        if config.initial_cluster_state == ClusterState::Existing {
-            return Err(
-                "joining a cluster (--initial-cluster-state=existing) is not supported by \
-                        this version of quorate"
-                    .to_owned(),
-            );
-        }
-        if cluster.len() > 1 {
-            return Err("a cluster of several members (--initial-cluster) is not supported by \
-                        this version of quorate"
-                .to_owned());
-        }
-    }
+    begun: Begun,
+    network: Network,
+) -> MemberConfig {
     let texts = |urls: &[Url]| urls.iter().map(Url::to_string).collect::<Vec<_>>();
-    let initial = cluster
-        .members()
-        .map(|(name, urls)| InitialMember { name: name.to_owned(), peer_urls: texts(urls) });
     let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let or = |given: u64, default: u64| if given == 0 { default } else { given };
     let sync = !config.unsafe_no_fsync;
-    Ok(MemberConfig {
+    MemberConfig {
         dir,
         name: config.name.clone(),
         client_urls: texts(&config.advertise_client_urls),
-        initial: initial.collect(),
-        token: config.initial_cluster_token.clone(),
+        beginning: begun.beginning,
+        force_new_cluster: config.force_new_cluster,
+        network: Some(Network { known: begun.known, ..network }),
         files: FileOptions {
             wal: wal::Options { segment_bytes: SEGMENT_BYTES, sync },
             database: bolt::Options { page_size: PAGE_SIZE, cache_bytes: CACHE_BYTES, sync },
@@ -136,7 +123,34 @@ pub(crate) fn member(
         },
         kept: (size(config.max_wals), size(config.max_snapshots)),
         learners_max: size(config.max_learners),
-    })
+    }
+}
+
+/// How other members are reached. The runtime is where it happens.
+pub(crate) fn network(config: &Config, runtime: Handle) -> Network {
+    Network {
+        urls: config.initial_advertise_peer_urls.clone(),
+        dial: Arc::new(PlainDial),
+        runtime,
+        known: Vec::new(),
+        version: peer::Version::ETCD,
+    }
+}
+
+/// The member has its directory open.
+pub(crate) fn log_started(config: &Config, member: &Member) {
+    let version = member.store().cluster_version();
+    log::info("starting etcd server")
+        .text("local-member-id", &member.id())
+        .field("local-server-version", VERSION)
+        .text("cluster-id", &member.cluster_id())
+        .field("cluster-version", version.as_deref().unwrap_or("to_be_decided"))
+        .emit();
+    if member.store().members().is_empty() {
+        log::info("waiting for the leader of the cluster that this member was added to")
+            .field("name", &config.name)
+            .emit();
+    }
 }
 
 /// The start-up line, with the keys that tools look for.
@@ -158,7 +172,7 @@ pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bo
         .field("data-dir", &config.data_dir)
         .field("wal-dir", "")
         .text("member-dir", &directory.member().display())
-        .field("force-new-cluster", &false)
+        .field("force-new-cluster", &config.force_new_cluster)
         .duration("heartbeat-interval", heartbeat)
         .duration("election-timeout", election)
         .field("initial-election-tick-advance", &config.initial_election_tick_advance)
@@ -180,8 +194,11 @@ pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bo
         .field("max-request-bytes", &config.max_request_bytes)
         .field("max-concurrent-streams", &config.max_concurrent_streams)
         .field("pre-vote", &config.pre_vote)
+        .duration("corrupt-check-time-interval", config.corrupt_check_time)
+        .duration("compact-check-time-interval", config.compact_hash_check_time)
         .field("auto-compaction-mode", &config.auto_compaction_mode)
         .field("auto-compaction-retention", &config.auto_compaction_retention)
+        .duration("downgrade-check-interval", config.downgrade_check_time)
         .field("max-learners", &config.max_learners)
         .field("v2-deprecation", "write-only")
         .emit();

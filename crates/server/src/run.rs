@@ -1,9 +1,10 @@
 //! Brings a member up, serves until a signal or a fatal error, and takes it down in order.
 //!
 //! ```text
-//!  flags ─► data directory ─► listeners bound ─► Member::start ─► peer port served
-//!        ─► published ─► client ports served ─► ready ─► … ─► signal ─► streams ended
-//!        ─► connections closed ─► Member::stop ─► the signal's default end
+//!  flags ─► data directory ─► listeners bound ─► other members asked ─► Member::start
+//!        ─► peer port served ─► published ─► client ports served ─► ready ─► … ─► signal
+//!        ─► leadership handed over, streams ended ─► connections closed ─► Member::stop
+//!        ─► the signal's default end
 //! ```
 //!
 //! *Invariants.* 1. A client's connection is accepted only when the member can answer. 2. After a
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Clock;
-use net::{Gate, Lanes, Listener};
+use net::{Gate, Lanes, Listener, Url};
 use node::requests::compactor::Compactor;
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use storage::datadir::DataDir;
@@ -32,7 +33,8 @@ use crate::log::{self, Level};
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
-use crate::{damage, notify, plan};
+use crate::peer_port::{self, PeerPort};
+use crate::{begin, cluster, damage, duties, notify, plan, trust};
 
 /// How long open requests have at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -48,12 +50,18 @@ const VERSION_WAIT_MAX: Duration = Duration::from_secs(1);
 enum End {
     Signal(i32),
     Fatal(String),
+    /// This member was removed from the cluster.
+    Removed,
 }
 
-/// A bound port and what it speaks.
+/// A member's data directory is of no use after this, and etcd says it in these words.
+const REMOVED: &str = "the member has been permanently removed from the cluster";
+
+/// Everything that is listened on.
 struct Bound {
-    listener: Listener,
-    port: Port,
+    peers: Vec<Listener>,
+    /// And metrics; each with what it speaks.
+    clients: Vec<(Listener, Port)>,
 }
 
 /// Runs a member with this configuration until its end.
@@ -75,6 +83,7 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
     };
     match runtime.block_on(serve(&config)) {
         Ok(End::Signal(number)) => end_by_signal(number),
+        Ok(End::Removed) => ExitCode::SUCCESS,
         Ok(End::Fatal(line)) => {
             log::fatal("the member cannot go on").field("error", &line).emit();
             ExitCode::FAILURE
@@ -126,10 +135,23 @@ async fn serve(config: &Config) -> Result<End, String> {
     let disk: Arc<dyn Disk> = Arc::new(Real);
     let retention = config.retention()?;
     let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
-    let bound = bind(config)?;
+    let Bound { peers, clients } = bind(config)?;
     let is_initialized = plan::is_initialized(&*disk, &directory)?;
     plan::log_start(config, &directory, is_initialized);
-    let plan = plan::member(config, directory, is_initialized)?;
+    let (failed, mut failures) = mpsc::channel::<String>(1);
+    let peer_lanes = Lanes::start_named("peer", 1).map_err(|error| text(&error))?;
+    let peer_port = Arc::new(PeerPort::default());
+    let peer_addresses: Vec<_> = peers.iter().map(|peer| peer.address().to_owned()).collect();
+    for listener in peers {
+        peer_port.accept(listener, gate.clone(), peer_lanes.next().clone(), failed.clone());
+    }
+    let network = plan::network(config, peer_lanes.next().handle().clone());
+    let client = peer::Client::new(Arc::clone(&network.dial), config.peer_dial_timeout());
+    let begun = tokio::select! {
+        begun = begin::begin(config, &client, is_initialized) => begun?,
+        (number, name) = signals.next() => return Ok(signalled(number, name)),
+    };
+    let plan = plan::member(config, directory, begun, network);
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let metrics = Arc::new(Metrics::default());
@@ -137,13 +159,7 @@ async fn serve(config: &Config) -> Result<End, String> {
     let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
     let member = Member::start(plan, disk, Arc::clone(&clock), observer)
         .map_err(|error| error.to_string())?;
-    let version = member.store().cluster_version();
-    log::info("starting etcd server")
-        .text("local-member-id", &member.id())
-        .field("local-server-version", crate::api::VERSION)
-        .text("cluster-id", &member.cluster_id())
-        .field("cluster-version", version.as_deref().unwrap_or("to_be_decided"))
-        .emit();
+    plan::log_started(config, &member);
 
     let (phase, phases) = watch::channel(Phase::Serving);
     let (leaderless, lost) = watch::channel(0);
@@ -153,20 +169,26 @@ async fn serve(config: &Config) -> Result<End, String> {
     let service = Arc::new(Service::new(Arc::clone(&api), config));
     let lanes = Arc::new(Lanes::start(plan::lanes()).map_err(|error| text(&error))?);
     tokio::spawn(watch_leader(member.clone(), leaderless, election));
+    tokio::spawn(duties::hasten_election(member.clone(), config.clone()));
+    tokio::spawn(duties::ask_versions(member.clone()));
+    cluster::start(&api, config);
+    if is_initialized && config.gate("InitialCorruptCheck") {
+        trust::check_before_serving(&api).await?;
+    }
+    if is_initialized {
+        tokio::spawn(duties::find_strangers(member.clone(), config.clone(), failed.clone()));
+    }
 
     let mut damages = damage::listen();
     let (open, mut all_closed) = mpsc::channel::<()>(1);
-    let (failed, mut failures) = mpsc::channel::<String>(1);
     let front = Front { service, lanes: Arc::clone(&lanes), gate, open, failed };
-    let (peers, clients): (Vec<_>, Vec<_>) =
-        bound.into_iter().partition(|bound| matches!(bound.port, Port::Peer | Port::Metrics));
-    for bound in peers {
-        log::info("serving peer traffic").field("address", bound.listener.address()).emit();
-        front.accept(bound);
-    }
+    peer_port.open(Arc::clone(&api));
+    peer_port::log_serving(&peer_addresses);
     let begun = tokio::select! {
         () = settled(&member) => None,
         line = member.fatal() => Some(End::Fatal(line)),
+        Some(line) = failures.recv() => Some(End::Fatal(line)),
+        () = member.removed() => Some(End::Removed),
         (number, name) = signals.next() => Some(signalled(number, name)),
     };
     let end = match begun {
@@ -174,9 +196,9 @@ async fn serve(config: &Config) -> Result<End, String> {
         None => {
             plan::log_published(config, &member);
             log::info("ready to serve client requests").emit();
-            for bound in clients {
-                plan::log_serving(&bound.listener, bound.port);
-                front.accept(bound);
+            for (listener, port) in clients {
+                plan::log_serving(&listener, port);
+                front.accept(listener, port);
             }
             notify::ready();
             if let Some(retention) = retention {
@@ -188,12 +210,17 @@ async fn serve(config: &Config) -> Result<End, String> {
                 line = member.fatal() => End::Fatal(line),
                 Some(line) = failures.recv() => End::Fatal(line),
                 Some(line) = damages.recv() => End::Fatal(line),
+                () = member.removed() => End::Removed,
                 (number, name) = signals.next() => signalled(number, name),
             }
         }
     };
     drop(front);
-    if let End::Signal(_) = end {
+    if let End::Removed = end {
+        log::warn("server error").field("error", REMOVED).emit();
+        log::warn("data-dir used by this member must be removed").emit();
+    }
+    if let End::Signal(_) | End::Removed = end {
         plan::log_closing(config, "closing etcd server");
         tokio::select! {
             () = stop(&phase, &mut all_closed, &member) => {
@@ -221,10 +248,9 @@ async fn stop(phase: &watch::Sender<Phase>, all_closed: &mut mpsc::Receiver<()>,
     member.stop().await;
 }
 
-fn bind(config: &Config) -> Result<Vec<Bound>, String> {
+fn bind(config: &Config) -> Result<Bound, String> {
     let clients = if config.listen_client_http_urls.is_empty() { Port::Client } else { Port::Grpc };
     let asked = [
-        (&config.listen_peer_urls, Port::Peer),
         (&config.listen_client_urls, clients),
         (&config.listen_client_http_urls, Port::Http),
         (&config.listen_metrics_urls, Port::Metrics),
@@ -243,14 +269,15 @@ fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     log::info("configuring client listeners")
         .texts("listen-client-urls", &config.listen_client_urls)
         .emit();
-    let mut bound = Vec::new();
+    let listen = |url: &Url| Listener::bind(url).map_err(|error| error.to_string());
+    let peers = config.listen_peer_urls.iter().map(listen).collect::<Result<_, _>>()?;
+    let mut clients = Vec::new();
     for (urls, port) in asked {
         for url in urls {
-            let listener = Listener::bind(url).map_err(|error| error.to_string())?;
-            bound.push(Bound { listener, port });
+            clients.push((listen(url)?, port));
         }
     }
-    Ok(bound)
+    Ok(Bound { peers, clients })
 }
 
 /// Takes connections in.
@@ -264,8 +291,7 @@ struct Front {
 
 impl Front {
     /// Accepts on this port until the process stops.
-    fn accept(&self, bound: Bound) {
-        let Bound { listener, port } = bound;
+    fn accept(&self, listener: Listener, port: Port) {
         let (service, lanes) = (Arc::clone(&self.service), Arc::clone(&self.lanes));
         let (gate, open, failed) = (self.gate.clone(), self.open.clone(), self.failed.clone());
         let mut phase = service.api.phase.clone();

@@ -187,6 +187,11 @@ impl Membership {
         self.removed.iter().copied()
     }
 
+    /// Whether an id must not come back.
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.contains(&id)
+    }
+
     /// The lowest version of all members, once they have agreed on it.
     pub fn version(&self) -> Option<&Version> {
         self.version.as_ref()

@@ -62,6 +62,11 @@ impl Shared {
         self.membership.read().removed().collect()
     }
 
+    /// Whether a member was removed.
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.membership.read().is_removed(id)
+    }
+
     /// Voters and learners.
     pub fn conf_state(&self) -> ConfStateRow {
         self.membership.read().conf_state()

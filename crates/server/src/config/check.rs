@@ -100,9 +100,16 @@ impl Config {
                         gate LeaseCheckpoint"
                 .to_owned());
         }
+        let built = [
+            "AllBeta",
+            "CompactHashCheck",
+            "InitialCorruptCheck",
+            "LeaseCheckpoint",
+            "LeaseCheckpointPersist",
+        ];
         let unbuilt = FEATURE_GATES
             .iter()
-            .find(|(gate, _, default)| !default && *gate != "AllBeta" && is_on(gate));
+            .find(|(gate, _, default)| !default && !built.contains(gate) && is_on(gate));
         match unbuilt {
             Some((gate, ..)) => Err(not_built(&format!("--feature-gates={gate}=true"))),
             None => Ok(()),

@@ -54,9 +54,41 @@ impl InitialCluster {
         self.0.len()
     }
 
+    /// The URLs of all members but one, sorted by their text.
+    pub(crate) fn urls_but_of(&self, name: &str) -> Vec<Url> {
+        let others = self.0.iter().filter(|(other, _)| other.as_str() != name);
+        let mut urls: Vec<Url> = others.flat_map(|(_, urls)| urls).cloned().collect();
+        urls.sort_by_key(Url::to_string);
+        urls
+    }
+
+    /// Who has exactly these peer URLs, as text or by the addresses that their names resolve to.
+    /// Otherwise how the last member that was looked at differs.
+    pub(crate) fn name_of(&self, urls: &[String]) -> Result<&str, String> {
+        let read = urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>();
+        let mut given = read.map_err(|error| error.to_string())?;
+        given.sort_by_key(Url::to_string);
+        if let Some((name, _)) = self.0.iter().find(|(_, urls)| **urls == given) {
+            return Ok(name);
+        }
+        let found = resolved(&given);
+        let mut differs = "no member".to_owned();
+        for (name, urls) in &self.0 {
+            let own = resolved(urls);
+            if own == found {
+                return Ok(name);
+            }
+            let text = |urls: &BTreeSet<(Scheme, String)>| {
+                urls.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(",")
+            };
+            differs = format!("resolved urls: {:?} != {:?}", text(&found), text(&own));
+        }
+        Err(differs)
+    }
+
     /// Fails unless the cluster has this member, with exactly the peer URLs that it advertises,
     /// as text or by the addresses that their names resolve to.
-    pub(crate) fn check_local(&self, config: &Config) -> Result<(), ClusterError> {
+    pub(crate) fn check_founding(&self, config: &Config) -> Result<(), ClusterError> {
         let Some(cluster) = self.0.get(&config.name) else {
             return Err(ClusterError::NotNamed(config.name.clone()));
         };
@@ -64,6 +96,18 @@ impl InitialCluster {
         if cluster != own && resolved(cluster) != resolved(own) {
             return Err(mismatch(&config.name, cluster, own));
         }
+        self.check_unique()
+    }
+
+    /// Fails unless the cluster has this member. Its URLs are with the cluster already.
+    pub(crate) fn check_joining(&self, config: &Config) -> Result<(), ClusterError> {
+        if !self.0.contains_key(&config.name) {
+            return Err(ClusterError::NotNamed(config.name.clone()));
+        }
+        self.check_unique()
+    }
+
+    fn check_unique(&self) -> Result<(), ClusterError> {
         let mut seen = BTreeSet::new();
         if self.0.values().flatten().all(|url| seen.insert(url)) {
             return Ok(());

@@ -308,17 +308,17 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Tracing "distributed-tracing-sampling-rate" "0" Effect::Unbuilt(&["0"]), "How many of a million requests are traced.";
 
     Features "snapshot-catchup-entries" "5000" set!(u64 snapshot_catchup_entries), "Log entries to keep in memory for members that lag.";
-    Features "corrupt-check-time" "0s" Effect::Unbuilt(&["0", "0s"]), "The interval of comparing hashes with other members (0: never).";
+    Features "corrupt-check-time" "0s" set!(duration corrupt_check_time), "The interval of comparing hashes with other members (0: never).";
     Features "compact-hash-check-time" "1m" set!(duration compact_hash_check_time), "The interval of comparing hashes after compactions.";
     Features "compaction-batch-limit" "0" set!(u64 compaction_batch_limit), "Revisions that a compaction removes at once (0: 1000).";
     Features "compaction-sleep-interval" "0s" set!(duration compaction_sleep_interval), "The pause between them (0: 10ms).";
     Features "watch-progress-notify-interval" "0s" set!(duration watch_progress_notify_interval), "How often a quiet watch reports its progress (0: 10m).";
     Features "warning-apply-duration" "100ms" set!(duration warning_apply_duration), "Requests that take longer to apply are logged.";
-    Features "downgrade-check-time" "5s" Effect::Unbuilt(&["5s"]), "The interval of looking whether a downgrade is complete.";
+    Features "downgrade-check-time" "5s" set!(duration downgrade_check_time), "The interval of looking whether a downgrade is complete.";
     Features "bootstrap-defrag-threshold-megabytes" "0" set!(u64 bootstrap_defrag_threshold_megabytes), "Without effect here: free pages are used again as they are.";
     Features "max-learners" "1" set!(u64 max_learners), "Learners that a cluster may have.";
 
-    Unsafe "force-new-cluster" "false" UNBUILT_SWITCH, "Found a cluster of one from this directory.";
+    Unsafe "force-new-cluster" "false" set!(bool force_new_cluster), "Found a cluster of one from this directory.";
     Unsafe "unsafe-no-fsync" "false" set!(bool unsafe_no_fsync), "Do not wait for the disk. LOSES DATA when the machine fails.";
 
     Hidden "config-file" "" UNBUILT, "A file with the configuration.";

@@ -85,7 +85,12 @@ pub(crate) struct Config {
     pub(crate) warning_apply_duration: Duration,
     pub(crate) warning_unary_request_duration: Duration,
     pub(crate) max_learners: u64,
+    /// Zero is never.
+    pub(crate) corrupt_check_time: Duration,
     pub(crate) compact_hash_check_time: Duration,
+    /// Zero is never.
+    pub(crate) downgrade_check_time: Duration,
+    pub(crate) force_new_cluster: bool,
     pub(crate) unsafe_no_fsync: bool,
     pub(crate) bootstrap_defrag_threshold_megabytes: u64,
     /// Gates that were named, with what was asked of them.
@@ -159,7 +164,10 @@ impl Default for Config {
             warning_apply_duration: Duration::from_millis(100),
             warning_unary_request_duration: Duration::from_millis(300),
             max_learners: 1,
+            corrupt_check_time: Duration::ZERO,
             compact_hash_check_time: Duration::from_secs(60),
+            downgrade_check_time: Duration::from_secs(5),
+            force_new_cluster: false,
             unsafe_no_fsync: false,
             bootstrap_defrag_threshold_megabytes: 0,
             feature_gates: BTreeMap::new(),
@@ -183,9 +191,20 @@ impl Config {
         Duration::from_secs(5) + 2 * Duration::from_millis(self.election_timeout_ms)
     }
 
+    /// How long reaching another member may take.
+    pub(crate) fn peer_dial_timeout(&self) -> Duration {
+        peer::limits::DIAL_TIMEOUT_EXTRA + Duration::from_millis(self.election_timeout_ms)
+    }
+
     /// Ticks without a leader until an election.
     pub(crate) fn election_ticks(&self) -> u64 {
         self.election_timeout_ms / self.heartbeat_interval_ms
+    }
+
+    /// Whether a feature gate is open: as it was asked for, or as it is by default.
+    pub(crate) fn gate(&self, name: &str) -> bool {
+        let default = || FEATURE_GATES.iter().any(|(gate, _, on)| *gate == name && *on);
+        self.feature_gates.get(name).copied().unwrap_or_else(default)
     }
 
     /// The largest gRPC message that is read.

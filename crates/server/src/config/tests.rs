@@ -241,7 +241,7 @@ fn the_initial_cluster_must_have_this_member_and_its_urls() {
     let check = |arguments: &[&str]| {
         let config = config(arguments);
         InitialCluster::parse(&config.initial_cluster)
-            .and_then(|cluster| cluster.check_local(&config))
+            .and_then(|cluster| cluster.check_founding(&config))
             .map_err(|error| error.to_string())
     };
     assert_eq!(check(&[]), Ok(()));

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use base::LeaseId;
-use node::requests::Rejected;
-use node::requests::lease::{self, KeepAlive};
+use node::requests::lease;
 use proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -12,7 +11,6 @@ use proto::etcdserverpb::{
 };
 use store::Response;
 use store::quota::LEASE_COST;
-use tokio::sync::oneshot;
 
 use super::kv::mismatched;
 use super::reply::Reply;
@@ -20,6 +18,7 @@ use super::status::Status;
 use super::stream::Stream;
 use super::wire::{self, Messages};
 use crate::api::Api;
+use crate::cluster::leases;
 
 pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
     api.check_quota(LEASE_COST).await?;
@@ -53,14 +52,11 @@ pub(super) async fn time_to_live(
     api: &Api,
     request: &LeaseTimeToLiveRequest,
 ) -> Result<Reply, Status> {
-    // A lease that was granted just now must be found.
-    api.read_index().await?;
-    let header = Some(api.header());
-    let told = lease::time_to_live(api.store.lessor(), request, api.now());
-    Ok(Reply::of(&LeaseTimeToLiveResponse { header, ..told? }))
+    let told = leases::time_to_live(api, request).await?;
+    Ok(Reply::of(&LeaseTimeToLiveResponse { header: Some(api.header()), ..told }))
 }
 
-pub(super) fn leases(api: &Api, _: &LeaseLeasesRequest) -> Result<Reply, Status> {
+pub(super) fn list(api: &Api, _: &LeaseLeasesRequest) -> Result<Reply, Status> {
     let header = Some(api.header());
     Ok(Reply::of(&LeaseLeasesResponse { header, ..lease::leases(api.store.lessor()) }))
 }
@@ -75,39 +71,14 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         };
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
-        let request: LeaseKeepAliveRequest = wire::decode_streamed(&message)?;
+        let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)?;
         // Before the renewal, so that a lease seen alive at a revision was alive at it.
         let header = Some(api.header());
-        let renewed = tokio::select! {
+        let ttl = tokio::select! {
             biased;
-            renewed = renew(&api, LeaseId(request.id)) => renewed?,
+            seconds = leases::renew(&api, LeaseId(id)) => seconds?,
             status = stream.interrupted() => return Err(status),
         };
-        stream.message(&LeaseKeepAliveResponse { header, ..renewed }).await?;
-    }
-}
-
-async fn renew(api: &Api, id: LeaseId) -> Result<LeaseKeepAliveResponse, Status> {
-    let lessor = api.store.lessor();
-    if !lessor.exists(id) {
-        // It may be granted and not applied yet.
-        api.read_index().await?;
-    }
-    if let KeepAlive::Answer(renewed) = lease::keep_alive(lessor, id, api.now())? {
-        if renewed.ttl > 0 {
-            api.metrics.leases_renewed.increment();
-        }
-        return Ok(renewed);
-    }
-    let (gone, wait) = oneshot::channel();
-    // A client that does not wait any more is not told.
-    if !lessor.when_removed(id, move || {
-        let _ = gone.send(());
-    }) {
-        return Err(Rejected::TooManyRequests.into());
-    }
-    match tokio::time::timeout(api.options.request_timeout, wait).await {
-        Ok(_) => Ok(LeaseKeepAliveResponse { id: id.get(), ..LeaseKeepAliveResponse::default() }),
-        Err(_) => Err(Rejected::Timeout.into()),
+        stream.message(&LeaseKeepAliveResponse { header, id, ttl }).await?;
     }
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::{MemberId, Revision};
-use node::requests::{Code, Rejected};
+use node::requests::Rejected;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
     DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
     InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
 };
-use proto::membershippb::DowngradeInfoSetRequest;
 use store::Response;
 
 use super::kv::mismatched;
@@ -19,7 +18,8 @@ use super::range::with_newest_view;
 use super::reply::Reply;
 use super::status::Status;
 use crate::api::{Api, VERSION};
-use crate::log;
+use crate::cluster::downgrade;
+use crate::{log, trust};
 
 /// The highest alarm action that etcd knows; it dies of others.
 const ALARM_ACTION_MAX: i32 = 2;
@@ -107,16 +107,7 @@ pub(super) async fn hash(api: &Arc<Api>, _: &HashRequest) -> Result<Reply, Statu
 }
 
 pub(super) async fn hash_kv(api: &Arc<Api>, request: &HashKvRequest) -> Result<Reply, Status> {
-    let at = Revision(request.revision);
-    let reading = Arc::clone(api);
-    let (hash, revision) = super::blocking(move || {
-        let began = Instant::now();
-        let hashed =
-            with_newest_view(&reading, |view| view.hash_kv(at).map(|hash| (hash, view.revision())));
-        reading.metrics.hash_rev_seconds.observe(began.elapsed());
-        hashed
-    })
-    .await??;
+    let (hash, revision) = trust::hash(api, Revision(request.revision)).await?;
     Ok(Reply::of(&HashKvResponse {
         header: Some(api.member.header(revision)),
         hash: hash.hash,
@@ -125,70 +116,39 @@ pub(super) async fn hash_kv(api: &Arc<Api>, request: &HashKvRequest) -> Result<R
     }))
 }
 
-pub(super) fn move_leader(api: &Api, request: &MoveLeaderRequest) -> Result<Reply, Status> {
-    let (own, leader) = (api.member.id(), api.member.status().leader);
-    if leader != own {
+pub(super) async fn move_leader(api: &Api, request: &MoveLeaderRequest) -> Result<Reply, Status> {
+    if !api.member.is_leader() {
         return Err(Rejected::NotLeader.into());
     }
     let target = MemberId(request.target_id);
     if api.store.member(target).is_none_or(|member| member.is_learner) {
         return Err(Rejected::BadLeaderTransferee.into());
     }
-    if target != own {
-        let text = "moving the leadership is not supported by this version of quorate";
-        return Err(Status::new(Code::Unimplemented, text));
+    if target != api.member.id() {
+        let (own, began) = (api.member.id(), Instant::now());
+        let line = |msg: &str| {
+            log::info(msg)
+                .text("local-member-id", &own)
+                .text("current-leader-member-id", &own)
+                .text("transferee-member-id", &target)
+        };
+        line("leadership transfer starting").emit();
+        api.member.transfer_leader(target).await?;
+        line("leadership transfer finished").duration("took", began.elapsed()).emit();
     }
     Ok(Reply::of(&MoveLeaderResponse { header: None }))
 }
 
 pub(super) async fn downgrade(api: &Api, request: &DowngradeRequest) -> Result<Reply, Status> {
+    // VALIDATE tells the version from before it waits; there is no other by then.
     match DowngradeAction::try_from(request.action) {
-        Ok(DowngradeAction::Validate) => validate_downgrade(api, &request.version).await?,
-        Ok(DowngradeAction::Enable) => {
-            validate_downgrade(api, &request.version).await?;
-            let text = "downgrading a cluster is not supported by this version of quorate";
-            return Err(Status::new(Code::Unimplemented, text));
-        }
-        Ok(DowngradeAction::Cancel) => {
-            let cancel = DowngradeInfoSetRequest { enabled: false, ..Default::default() };
-            api.propose(InternalRaftRequest {
-                downgrade_info_set: Some(cancel),
-                ..InternalRaftRequest::default()
-            })
-            .await?;
-        }
+        Ok(DowngradeAction::Validate) => drop(downgrade::validate(api, &request.version).await?),
+        Ok(DowngradeAction::Enable) => downgrade::enable(api, &request.version).await?,
+        Ok(DowngradeAction::Cancel) => downgrade::cancel(api).await,
         Err(_) => return Err(Rejected::UnknownMethod.into()),
     }
-    let version = cluster_version(api)?;
-    let version = format!("{}.{}", version.0, version.1);
+    let version = downgrade::told_version(api)?;
     Ok(Reply::of(&DowngradeResponse { header: Some(api.header()), version }))
-}
-
-async fn validate_downgrade(api: &Api, target: &str) -> Result<(), Status> {
-    let (major, minor) = parse_version(target).ok_or(Rejected::WrongDowngradeVersionFormat)?;
-    api.read_index().await?;
-    let current = cluster_version(api)?;
-    if (major, minor.checked_add(1)) != (current.0, Some(current.1)) {
-        return Err(Rejected::InvalidDowngradeTargetVersion.into());
-    }
-    if api.store.downgrade().enabled {
-        return Err(Rejected::DowngradeInProcess.into());
-    }
-    Ok(())
-}
-
-fn cluster_version(api: &Api) -> Result<(u64, u64), Rejected> {
-    let version = api.store.cluster_version();
-    version.as_deref().and_then(parse_version).ok_or(Rejected::ClusterVersionUnavailable)
-}
-
-/// Major and minor of `M.m` or `M.m.p`.
-fn parse_version(text: &str) -> Option<(u64, u64)> {
-    let numbers: Vec<u64> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    match numbers[..] {
-        [major, minor] | [major, minor, _] => Some((major, minor)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -202,14 +162,5 @@ mod tests {
         };
         assert_eq!(text(5, AlarmType::Nospace), "memberID:5 alarm:NOSPACE");
         assert_eq!(text(0, AlarmType::Corrupt), "alarm:CORRUPT");
-    }
-
-    #[test]
-    fn versions_have_two_or_three_numbers() {
-        assert_eq!(parse_version("3.6"), Some((3, 6)));
-        assert_eq!(parse_version("3.6.14"), Some((3, 6)));
-        for text in ["3", "", "3.x", "3.6.0.1", "v3.6"] {
-            assert_eq!(parse_version(text), None, "{text}");
-        }
     }
 }

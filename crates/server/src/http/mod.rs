@@ -6,6 +6,7 @@
 
 mod access;
 mod answer;
+mod forwarded;
 mod health;
 mod peer;
 mod query;
@@ -76,14 +77,18 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
     }
 }
 
-/// `/version`, on the client and the peer port.
+/// `/version` on the client port.
 fn version(api: &Api) -> Response<Body> {
+    answer::with_type(JSON, version_text(api))
+}
+
+/// The versions of server, cluster and data directory.
+fn version_text(api: &Api) -> String {
     let cluster = api.store.cluster_version().unwrap_or_else(|| "not_decided".to_owned());
     let storage = api.store.storage_version().unwrap_or_else(|| "unknown".to_owned());
-    let text = format!(
+    format!(
         "{{\"etcdserver\":\"{VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
-    );
-    answer::with_type(JSON, text)
+    )
 }
 
 /// `/debug/vars`, in the layout of Go's `expvar`.

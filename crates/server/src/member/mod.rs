@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  handlers ─► Inbox ─► pump: Node ─┬─► Inbox ─► log thread ────┐
-//!      ▲                 ▲          ├─► Inbox ─► apply thread ──┤ receipts
-//!      │                 │          └─► Inbox ─► commit thread ─┤
-//!      │                 └──────────────────────────────────────┘
+//!      ▲        ▲        ▲          ├─► Inbox ─► apply thread ──┤ receipts
+//!      │        │        │          ├─► Inbox ─► commit thread ─┤
+//!      │        │        └──────────┼───────────────────────────┘
+//!      │        └─ other members ◄──┴─► transport
 //!      └── Waiters ◄── answers (apply thread: entries; pump: the rest)
 //! ```
 //!
@@ -17,18 +18,20 @@
 //! *Absent.* Any decision: the node's. Any protocol: the handlers'.
 
 mod inbox;
+mod network;
 mod threads;
 mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use base::{Clock, ClusterId, MemberId, RequestId, RequestIds, Revision};
+use base::{Clock, ClusterId, MemberId, Moment, RequestId, RequestIds, Revision};
 use bytes::Bytes;
 use node::requests::Rejected;
-use node::{Input, NodeConfig, Status, Ticket};
+use node::{Input, NodeConfig, Progress, Status, Ticket};
 use parking_lot::Mutex;
+use peer::{Transport, TransportConfig};
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RequestHeader, ResponseHeader};
 use proto::membershippb::Attributes;
@@ -38,16 +41,38 @@ use storage::datadir::DataDir;
 use storage::disk::Disk;
 use store::{Response, Shared, StoreOptions};
 use tokio::sync::{oneshot, watch};
-use worker::bootstrap::{self, FileOptions, InitialMember, StartError};
+use worker::Place;
+use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, StartError};
 
 use inbox::Inbox;
+pub use network::Network;
+use network::{Mailbox, Outlet, Received};
 use waiters::Waiters;
 
 /// Major and minor of the etcd version that this server is.
 const SERVER_VERSION: (u64, u64) = (3, 7);
 
+/// What is added to the election timeout for reaching another member.
+const DIAL_EXTRA: Duration = peer::limits::DIAL_TIMEOUT_EXTRA;
+
 /// Requests that may wait for the pump; more are refused with "too many requests".
 const INBOX_MAX: usize = 65_536;
+
+/// How a member begins whose directory has no log. Not looked at when there is one.
+#[derive(Debug, Clone)]
+pub enum Beginning {
+    /// It founds a cluster, alone or with others.
+    Found {
+        /// All founding members.
+        members: Vec<InitialMember>,
+        /// What keeps clusters with equal URLs apart.
+        token: String,
+    },
+    /// It was added to a cluster that runs.
+    Join(Identity),
+    /// There is a log.
+    Resume,
+}
 
 /// What a member is told once.
 #[derive(Debug, Clone)]
@@ -58,10 +83,12 @@ pub struct MemberConfig {
     pub name: String,
     /// Where clients reach it.
     pub client_urls: Vec<String>,
-    /// The members of a new cluster; not looked at when the directory is there.
-    pub initial: Vec<InitialMember>,
-    /// The token of a new cluster.
-    pub token: String,
+    /// How it begins when its directory is new.
+    pub beginning: Beginning,
+    /// Whether it is to be a cluster of its own from now on, whoever the other members are.
+    pub force_new_cluster: bool,
+    /// How other members are reached; `None` for a member that has none.
+    pub network: Option<Network>,
     /// How files are written.
     pub files: FileOptions,
     /// The length of a tick.
@@ -99,6 +126,86 @@ impl MemberConfig {
     fn election(&self) -> Duration {
         self.heartbeat * self.election_ticks
     }
+
+    /// Opens the directory, and makes it before where it is new.
+    fn open(
+        &self,
+        disk: &Arc<dyn Disk>,
+        clock: &dyn Clock,
+        observer: &dyn Observer,
+    ) -> Result<bootstrap::Opened, StartError> {
+        let (dir, files) = (&self.dir, &self.files);
+        match &self.beginning {
+            Beginning::Found { members, token } => {
+                bootstrap::create(disk, dir, &self.name, members, token, files)?;
+            }
+            Beginning::Join(identity) => bootstrap::join(disk, dir, *identity, files)?,
+            Beginning::Resume => {}
+        }
+        let options = |identity: Identity| StoreOptions {
+            member: identity.member,
+            quota_bytes: self.quota_bytes,
+            min_lease_ttl: self.min_lease_ttl(),
+            compaction_batch: self.compaction_batch,
+            learners_max: self.learners_max,
+            server_version: SERVER_VERSION,
+        };
+        let mut opened = bootstrap::open(disk, dir, files, options, clock.now())?;
+        if let Some(repair) = &opened.repaired {
+            observer.wal_repaired(&repair.to_string());
+        }
+        if self.force_new_cluster {
+            let forced = opened.leave_others()?;
+            observer.forced(opened.identity, forced);
+        }
+        Ok(opened)
+    }
+
+    fn node(&self, member: MemberId, clock: &dyn Clock) -> NodeConfig {
+        let attributes =
+            Attributes { name: self.name.clone(), client_urls: self.client_urls.clone() };
+        NodeConfig {
+            member,
+            attributes,
+            heartbeat: self.heartbeat,
+            election_ticks: self.election_ticks,
+            pre_vote: self.pre_vote,
+            snapshot_count: self.snapshot_count,
+            catchup_entries: self.catchup_entries,
+            server_version: SERVER_VERSION,
+            seed: member.get() ^ clock.unix_ms(),
+        }
+    }
+}
+
+impl Links {
+    fn new(opened: &bootstrap::Opened) -> Self {
+        Self {
+            inbox: Inbox::default(),
+            proposals: Waiters::default(),
+            conf_changes: Waiters::default(),
+            progress: Waiters::default(),
+            tickets: Waiters::default(),
+            status: Mutex::new(Status {
+                leader: MemberId::NONE,
+                term: opened.restored.term(),
+                committed: opened.restored.applied(),
+                applied: opened.restored.applied(),
+                database: opened.store.applied().0,
+                is_learner: false,
+                is_alone: false,
+            }),
+            is_alone: AtomicBool::new(false),
+            term: AtomicU64::new(opened.restored.term().get()),
+            committed: Mutex::new(opened.database.view()),
+            ticked: AtomicU64::new(0),
+            received: Received::default(),
+            published: watch::Sender::new(false),
+            removed: watch::Sender::new(false),
+            stopped: watch::Sender::new(false),
+            fatal: watch::Sender::new(None),
+        }
+    }
 }
 
 /// Hears what happens on the member's threads, for logs and metrics. Must be quick.
@@ -117,6 +224,14 @@ pub trait Observer: Send + Sync {
     fn leader_changed(&self, leader: MemberId, term: u64);
     /// A torn end was cut off the log.
     fn wal_repaired(&self, what: &str);
+    /// The member was made a cluster of its own.
+    fn forced(&self, _identity: Identity, _what: Forced) {}
+    /// Something happened between this member and another.
+    fn peer_event(&self, _event: &peer::Event) {}
+    /// Whether events of that level are looked at.
+    fn wants_peer_events(&self, _level: peer::Level) -> bool {
+        false
+    }
 }
 
 /// An applied request.
@@ -134,6 +249,7 @@ struct Inner {
     id: MemberId,
     cluster: ClusterId,
     store: Arc<Shared>,
+    transport: Option<Transport>,
     ids: Arc<RequestIds>,
     request_bytes_max: usize,
     request_timeout: Duration,
@@ -148,13 +264,20 @@ struct Links {
     proposals: Waiters<Result<Response, Rejected>>,
     conf_changes: Waiters<Result<Vec<store::Member>, Rejected>>,
     tickets: Waiters<Result<(), Rejected>>,
+    progress: Waiters<Option<Progress>>,
     status: Mutex<Status>,
     term: AtomicU64,
     /// Reads need no index: see [`Status::is_alone`].
     is_alone: AtomicBool,
     /// The database as of its last commit.
     committed: Mutex<bolt::View>,
+    /// When the pump went round last, in nanoseconds of the clock.
+    ticked: AtomicU64,
+    /// What other members have waiting in the inbox.
+    received: Received,
     published: watch::Sender<bool>,
+    /// This member was removed from the cluster.
+    removed: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
     fatal: watch::Sender<Option<String>>,
 }
@@ -167,64 +290,49 @@ impl Member {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        let MemberConfig { dir, name, initial, token, files, .. } = &config;
-        bootstrap::create(&disk, dir, name, initial, token, files)?;
-        let now = clock.now();
-        let options = |identity: bootstrap::Identity| StoreOptions {
-            member: identity.member,
-            quota_bytes: config.quota_bytes,
-            min_lease_ttl: config.min_lease_ttl(),
-            compaction_batch: config.compaction_batch,
-            learners_max: config.learners_max,
-            server_version: SERVER_VERSION,
-        };
-        let opened = bootstrap::open(&disk, dir, files, options, now)?;
-        if let Some(repair) = &opened.repaired {
-            observer.wal_repaired(&repair.to_string());
-        }
-        let bootstrap::Identity { member: id, cluster } = opened.identity;
+        let opened = config.open(&disk, &*clock, &*observer)?;
+        let Identity { member: id, cluster } = opened.identity;
         let ids = Arc::new(RequestIds::new(id, clock.unix_ms()));
         let store = opened.store.handle();
-        let node = NodeConfig {
-            member: id,
-            attributes: Attributes { name: name.clone(), client_urls: config.client_urls.clone() },
-            heartbeat: config.heartbeat,
-            election_ticks: config.election_ticks,
-            pre_vote: config.pre_vote,
-            snapshot_count: config.snapshot_count,
-            catchup_entries: config.catchup_entries,
-            server_version: SERVER_VERSION,
-            seed: id.get() ^ clock.unix_ms(),
+        let node = config.node(id, &*clock);
+        let links = Arc::new(Links::new(&opened));
+        let place = Place {
+            disk: Arc::clone(&disk),
+            dir: config.dir.clone(),
+            database: config.files.database,
         };
-        let links = Arc::new(Links {
-            inbox: Inbox::default(),
-            proposals: Waiters::default(),
-            conf_changes: Waiters::default(),
-            tickets: Waiters::default(),
-            status: Mutex::new(Status {
-                leader: MemberId::NONE,
-                term: opened.restored.term(),
-                committed: opened.restored.applied(),
-                applied: opened.restored.applied(),
-                database: opened.store.applied().0,
-                is_learner: false,
-                is_alone: false,
-            }),
-            is_alone: AtomicBool::new(false),
-            term: AtomicU64::new(opened.restored.term().get()),
-            committed: Mutex::new(opened.database.view()),
-            published: watch::Sender::new(false),
-            stopped: watch::Sender::new(false),
-            fatal: watch::Sender::new(None),
+        let transport = config.network.clone().map(|network| {
+            let mailbox = Mailbox {
+                links: Arc::clone(&links),
+                store: Arc::clone(&store),
+                place: place.clone(),
+                observer: Arc::clone(&observer),
+                receiving: Arc::default(),
+            };
+            let transport = TransportConfig {
+                id,
+                cluster,
+                urls: network.urls,
+                version: network.version,
+                min_cluster_version: peer::Version::MIN_CLUSTER,
+                dial: network.dial,
+                dial_timeout: config.election() + DIAL_EXTRA,
+                runtime: network.runtime,
+            };
+            Transport::new(transport, Arc::new(mailbox))
         });
+        let known = config.network.as_ref().map_or_else(Vec::new, |network| network.known.clone());
+        let outlet = Outlet { transport: transport.clone(), known };
+        outlet.set_members(&store);
         let request_timeout = node::node::request_timeout(config.election());
         let request_bytes_max = config.request_bytes_max;
-        let parts = threads::Parts { config, node, opened, disk, clock, observer };
+        let parts = threads::Parts { config, node, opened, place, outlet, clock, observer };
         let threads = threads::spawn(parts, Arc::clone(&ids), &links)?;
         Ok(Self(Arc::new(Inner {
             id,
             cluster,
             store,
+            transport,
             ids,
             request_bytes_max,
             request_timeout,
@@ -267,6 +375,36 @@ impl Member {
             revision: revision.get(),
             raft_term: self.0.links.term.load(Ordering::Relaxed),
         }
+    }
+
+    /// The connections with other members; `None` for a member without a network.
+    pub fn transport(&self) -> Option<&Transport> {
+        self.0.transport.as_ref()
+    }
+
+    /// Asks other members what is not said by raft.
+    pub fn peers(&self) -> Option<peer::Client> {
+        self.0.transport.as_ref().map(Transport::client)
+    }
+
+    /// Tells the node what other members say their versions are.
+    pub fn tell_versions(&self, versions: Vec<(MemberId, Option<String>)>) {
+        self.0.links.inbox.push(Input::MemberVersions { versions });
+    }
+
+    /// Tells the node that enough members are connected for an election.
+    pub fn tell_connected(&self) {
+        self.0.links.inbox.push(Input::Connected);
+    }
+
+    /// Messages of other members that did not fit in.
+    pub fn messages_dropped(&self) -> u64 {
+        self.0.links.received.dropped()
+    }
+
+    /// How long a request may take.
+    pub fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
     }
 
     /// How many proposals wait for their answer.
@@ -336,6 +474,24 @@ impl Member {
         }
     }
 
+    /// How far each member has come; `None` when this member does not lead.
+    pub async fn progress(&self) -> Result<Option<Progress>, Rejected> {
+        let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
+        let answer = self.0.links.progress.wait(ticket);
+        let sent = self.send(Input::Progress { ticket: Ticket(ticket) });
+        let progress = match sent {
+            Ok(()) => answer.await.map_err(|_| Rejected::Stopped),
+            Err(refusal) => Err(refusal),
+        };
+        self.0.links.progress.forget(ticket);
+        progress
+    }
+
+    /// How long ago the pump went round: long when the process was stopped for a while.
+    pub fn since_tick(&self, now: Moment) -> Duration {
+        now.since(Moment::from_nanos(self.0.links.ticked.load(Ordering::Relaxed)))
+    }
+
     /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
         self.status().leader == self.0.id
@@ -402,14 +558,37 @@ impl Member {
         }
     }
 
-    /// Takes nothing new, brings everything into the database and closes the files.
+    /// Waits until this member is told that it was removed from the cluster.
+    pub async fn removed(&self) {
+        let mut removed = self.0.links.removed.subscribe();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Hands leadership to another member if it can, takes nothing new, brings everything into the
+    /// database and closes the files.
     pub async fn stop(&self) {
-        self.0.links.inbox.push(Input::Stop { connected: Vec::new() });
+        let connected = self.connected().into_iter().map(|(id, _)| id).collect();
+        self.0.links.inbox.push(Input::Stop { connected });
         let mut stopped = self.0.links.stopped.subscribe();
         let _ended = stopped.wait_for(|stopped| *stopped).await;
+        if let Some(transport) = &self.0.transport {
+            transport.stop();
+        }
         for thread in self.0.threads.lock().drain(..) {
             // A thread that panicked has said so already.
             let _panicked = thread.join();
         }
+    }
+
+    /// The other members that answer, and since when; those that have for the longest time first.
+    pub fn connected(&self) -> Vec<(MemberId, Instant)> {
+        let Some(transport) = &self.0.transport else { return Vec::new() };
+        let others = self.0.store.members().into_iter().filter(|member| member.id != self.0.id);
+        let since = |member: store::Member| Some((member.id, transport.active_since(member.id)?));
+        let mut connected: Vec<_> = others.filter_map(since).collect();
+        connected.sort_by_key(|(_, since)| *since);
+        connected
     }
 }

@@ -10,17 +10,18 @@ use std::time::Duration;
 use base::{Clock, MemberId, Moment, RequestId, RequestIds, Revision};
 use node::requests::Rejected;
 use node::{
-    Answer, ApplyEffect, CommitEffect, Effects, Input, LogEffect, Node, NodeConfig, Started,
+    Answer, ApplyEffect, ApplyReceipt, CommitEffect, Effects, Input, LogEffect, Node, NodeConfig,
+    Started,
 };
 use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
-use storage::disk::Disk;
 use store::{ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use super::inbox::Inbox;
+use super::network::Outlet;
 use super::{Links, MemberConfig, Observer};
 
 /// Rounds in which effects may follow from effects; each consumes what it acts on.
@@ -34,7 +35,8 @@ pub(super) struct Parts {
     pub(super) config: MemberConfig,
     pub(super) node: NodeConfig,
     pub(super) opened: Opened,
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) place: Place,
+    pub(super) outlet: Outlet,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -60,7 +62,7 @@ pub(super) fn spawn(
     ids: Arc<RequestIds>,
     links: &Arc<Links>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
-    let Parts { config, node, opened, disk, clock, observer } = parts;
+    let Parts { config, node, opened, place, outlet, clock, observer } = parts;
     let lanes = Arc::new(Lanes {
         log: Inbox::default(),
         apply: Inbox::default(),
@@ -71,15 +73,10 @@ pub(super) fn spawn(
     let started =
         Started { restored: opened.restored, database: opened.store.applied().0, now: clock.now() };
     let wal_dir: PathBuf = config.dir.wal().into();
-    let place = Place {
-        disk: Arc::clone(&disk),
-        dir: config.dir.clone(),
-        database: config.files.database,
-    };
     let log = LogWorker::new(
         opened.wal,
         opened.snapshots,
-        disk,
+        Arc::clone(&place.disk),
         wal_dir,
         config.kept,
         Arc::clone(&clock),
@@ -96,10 +93,11 @@ pub(super) fn spawn(
         },
         pause: config.compaction_pause,
         sweeping: None,
+        outlet: outlet.clone(),
         clock: Arc::clone(&clock),
         observer: Arc::clone(&observer),
     };
-    let commit = CommitWorker::new(opened.database, handoff);
+    let commit = CommitWorker::new(opened.database, Arc::clone(&handoff));
     let node = Node::new(node, started, ids, Box::new(shared))?;
 
     let mut threads = Vec::new();
@@ -143,8 +141,15 @@ pub(super) fn spawn(
         Box::new(move || run_commit(commit, &of, &ol.commit, &*oc, &*commit_observer)),
     )?;
     let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
-    start("pump", Box::new(move || pump(node, &of, &ol, &*clock, &*observer)))?;
+    let out = Out { outlet, handoff };
+    start("pump", Box::new(move || pump(node, &of, &ol, &out, &*clock, &*observer)))?;
     Ok(threads)
+}
+
+/// Where the pump sends what is for other members.
+struct Out {
+    outlet: Outlet,
+    handoff: Arc<Handoff>,
 }
 
 /// Takes in everything that has arrived, and hands out what follows.
@@ -152,6 +157,7 @@ fn pump(
     mut node: Node,
     links: &Links,
     lanes: &Lanes,
+    out: &Out,
     clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<(), Fatal> {
@@ -169,7 +175,7 @@ fn pump(
             let status = node.status();
             links.is_alone.store(status.is_alone, Ordering::Release);
             *links.status.lock() = status;
-            is_stopped |= dispatch(effects, links, lanes);
+            is_stopped |= dispatch(effects, links, lanes, out);
         }
         let status = node.status();
         links.term.store(status.term.get(), Ordering::Relaxed);
@@ -181,8 +187,13 @@ fn pump(
         }
         let timeout = node.deadline() - clock.now();
         let Some(inputs) = links.inbox.take(Some(timeout)) else { break };
-        node.handle(Input::Tick { now: clock.now() });
+        let now = clock.now();
+        node.handle(Input::Tick { now });
+        links.ticked.store(now.as_nanos(), Ordering::Relaxed);
         for input in inputs {
+            if let Input::Message(message) = &input {
+                links.received.taken(message);
+            }
             node.handle(input);
         }
     }
@@ -192,11 +203,17 @@ fn pump(
     links.proposals.clear();
     links.conf_changes.clear();
     links.tickets.clear();
+    links.progress.clear();
     Ok(())
 }
 
 /// True when the node has stopped.
-fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
+fn dispatch(effects: Effects, links: &Links, lanes: &Lanes, out: &Out) -> bool {
+    // First of all: they travel while the own log is written.
+    out.outlet.send(effects.send);
+    for snapshot in effects.snapshots {
+        out.outlet.send_snapshot(snapshot, &out.handoff, links);
+    }
     for effect in effects.log {
         lanes.log.push(effect);
     }
@@ -206,8 +223,6 @@ fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
     for effect in effects.commit {
         lanes.commit.push(effect);
     }
-    // There are no other members yet; a message for one has nowhere to go.
-    drop(effects.send);
     let mut is_stopped = false;
     for answer in effects.answers {
         match answer {
@@ -221,11 +236,13 @@ fn dispatch(effects: Effects, links: &Links, lanes: &Lanes) -> bool {
                 links.tickets.answer(ticket.0, Ok(()));
             }
             Answer::TicketRefused(ticket, reason) => links.tickets.answer(ticket.0, Err(reason)),
+            Answer::Progress(ticket, progress) => links.progress.answer(ticket.0, progress),
             Answer::Published => {
                 links.published.send_replace(true);
             }
-            // Nothing removes a member yet but itself.
-            Answer::Removed => {}
+            Answer::Removed => {
+                links.removed.send_replace(true);
+            }
             Answer::Stopped => is_stopped = true,
         }
     }
@@ -290,6 +307,7 @@ struct Apply {
     answers: Answers,
     pause: Duration,
     sweeping: Option<Sweep>,
+    outlet: Outlet,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
 }
@@ -303,6 +321,10 @@ impl Apply {
             for effect in effects {
                 let begun = self.clock.now();
                 let receipt = self.worker.run(effect, begun, &mut self.answers)?;
+                // Before the consensus hears of a new member, and sends to it.
+                if changes_members(&receipt) {
+                    self.outlet.set_members(&self.answers.shared);
+                }
                 links.inbox.push(Input::Applied(receipt));
                 self.observer.applied(self.clock.now() - begun);
                 self.sweep_if_due(links)?;
@@ -333,6 +355,14 @@ impl Apply {
     }
 }
 
+fn changes_members(receipt: &ApplyReceipt) -> bool {
+    match receipt {
+        ApplyReceipt::Entries { conf_changes, .. } => !conf_changes.is_empty(),
+        ApplyReceipt::Installed { .. } => true,
+        ApplyReceipt::Frozen { .. } | ApplyReceipt::Changed { .. } => false,
+    }
+}
+
 /// Wakes those who wait, from the apply thread itself.
 struct Answers {
     links: Arc<Links>,
@@ -349,11 +379,7 @@ impl Listener for Answers {
         self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
     }
 
-    fn conf_changed(
-        &mut self,
-        id: RequestId,
-        result: Result<Vec<store::Member>, ConfChangeError>,
-    ) {
+    fn conf_changed(&mut self, id: RequestId, result: Result<Vec<store::Member>, ConfChangeError>) {
         self.links.conf_changes.answer(id.get(), result.map_err(Rejected::from));
     }
 

@@ -16,7 +16,7 @@ use store::Response;
 use worker::bootstrap::{FileOptions, InitialMember, StartError};
 
 use server::clock::SystemClock;
-use server::member::{Member, MemberConfig, Observer};
+use server::member::{Beginning, Member, MemberConfig, Observer};
 
 struct Deaf;
 
@@ -36,8 +36,12 @@ fn config() -> MemberConfig {
         dir: DataDir::new(PathBuf::from("default.etcd")),
         name: "default".into(),
         client_urls: vec!["http://localhost:2379".into()],
-        initial: vec![InitialMember { name: "default".into(), peer_urls }],
-        token: "etcd-cluster".into(),
+        beginning: Beginning::Found {
+            members: vec![InitialMember { name: "default".into(), peer_urls }],
+            token: "etcd-cluster".into(),
+        },
+        force_new_cluster: false,
+        network: None,
         files: FileOptions {
             wal: wal::Options { segment_bytes: 1 << 16, sync: true },
             database: bolt::Options::default(),
