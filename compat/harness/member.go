@@ -26,17 +26,31 @@ import (
 // Kind says which product a member runs.
 type Kind int
 
-// The two sides of every comparison.
+// The two sides of every comparison, and an older etcd that appears in clusters only.
 const (
 	Real Kind = iota
 	Ours
+	Real36
 )
 
 func (k Kind) String() string {
-	if k == Real {
+	switch k {
+	case Real:
 		return "etcd"
+	case Real36:
+		return "etcd-3.6"
 	}
 	return "quorate"
+}
+
+// KindOf is the reverse of String.
+func KindOf(name string) (Kind, error) {
+	for _, k := range []Kind{Real, Ours, Real36} {
+		if k.String() == name {
+			return k, nil
+		}
+	}
+	return Real, fmt.Errorf("no product is called %q", name)
 }
 
 // Other is the opposite side.
@@ -58,6 +72,11 @@ type Member struct {
 	Bin   string   // when set, the binary to run whatever the kind is
 	Bare  bool     // pass Flags alone: the rest comes by Env
 
+	Name      string // m1, unless a cluster names it
+	Advertise string // the peer URL told to others, when it is not the one listened on
+	Initial   string // --initial-cluster, when there are other members
+	Existing  bool   // the cluster is there already
+
 	clientPort, peerPort int
 	logPath              string
 
@@ -65,12 +84,14 @@ type Member struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the process has ended
 	conns  []*grpc.ClientConn
+	asking *grpc.ClientConn // kept for questions about the member itself
 }
 
 // NewMember prepares a member in dir; nothing runs yet.
 func NewMember(kind Kind, dir string, flags ...string) *Member {
 	return &Member{
 		Kind:       kind,
+		Name:       "m1",
 		Dir:        filepath.Join(dir, "member.etcd"),
 		Flags:      flags,
 		clientPort: FreePort(),
@@ -83,6 +104,7 @@ func NewMember(kind Kind, dir string, flags ...string) *Member {
 func (m *Member) Clone(kind Kind, dir string) *Member {
 	return &Member{
 		Kind: kind, Dir: dir, Flags: m.Flags, Env: m.Env,
+		Name: m.Name, Advertise: m.Advertise, Initial: m.Initial, Existing: m.Existing,
 		clientPort: m.clientPort, peerPort: m.peerPort,
 		logPath: m.logPath,
 	}
@@ -113,16 +135,31 @@ func (m *Member) Endpoint() string { return fmt.Sprintf("127.0.0.1:%d", m.client
 // ClientURL is the advertised client URL.
 func (m *Member) ClientURL() string { return "http://" + m.Endpoint() }
 
-// PeerURL is the advertised peer URL.
+// PeerURL is the peer URL listened on.
 func (m *Member) PeerURL() string { return fmt.Sprintf("http://127.0.0.1:%d", m.peerPort) }
+
+// AdvertisedPeerURL is the peer URL that other members are told.
+func (m *Member) AdvertisedPeerURL() string {
+	if m.Advertise != "" {
+		return m.Advertise
+	}
+	return m.PeerURL()
+}
 
 // Args is the command line.
 func (m *Member) Args() []string {
+	initial, state := m.Initial, "new"
+	if initial == "" {
+		initial = m.Name + "=" + m.AdvertisedPeerURL()
+	}
+	if m.Existing {
+		state = "existing"
+	}
 	args := []string{
-		"--name=m1", "--data-dir=" + m.Dir,
+		"--name=" + m.Name, "--data-dir=" + m.Dir,
 		"--listen-client-urls=" + m.ClientURL(), "--advertise-client-urls=" + m.ClientURL(),
-		"--listen-peer-urls=" + m.PeerURL(), "--initial-advertise-peer-urls=" + m.PeerURL(),
-		"--initial-cluster=m1=" + m.PeerURL(), "--initial-cluster-state=new",
+		"--listen-peer-urls=" + m.PeerURL(), "--initial-advertise-peer-urls=" + m.AdvertisedPeerURL(),
+		"--initial-cluster=" + initial, "--initial-cluster-state=" + state,
 		"--log-level=info",
 	}
 	return append(args, m.Flags...)
@@ -135,11 +172,15 @@ func (m *Member) Spawn() error {
 		return err
 	}
 	bin := t.Etcd
-	if m.Kind == Ours {
-		bin = t.Ours
-	}
-	if m.Bin != "" {
+	switch {
+	case m.Bin != "":
 		bin = m.Bin
+	case m.Kind == Ours:
+		bin = t.Ours
+	case m.Kind == Real36:
+		if bin, err = Etcd36(); err != nil {
+			return err
+		}
 	}
 	log, err := os.OpenFile(m.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -336,10 +377,28 @@ func (m *Member) Stop() error {
 	}
 }
 
+// shared is a connection that stays open between questions.
+func (m *Member) shared() (*grpc.ClientConn, error) {
+	m.mu.Lock()
+	conn := m.asking
+	m.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := m.Dial()
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	m.asking = conn
+	m.mu.Unlock()
+	return conn, nil
+}
+
 func (m *Member) closeConns() {
 	m.mu.Lock()
 	conns := m.conns
-	m.conns = nil
+	m.conns, m.asking = nil, nil
 	m.mu.Unlock()
 	for _, conn := range conns {
 		conn.Close()

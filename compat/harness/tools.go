@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 )
 
@@ -58,4 +59,37 @@ func loadTools() (*Tools, error) {
 			errors.New("build it first (cargo build --release) or name it in QUORATE_BIN"), err)
 	}
 	return t, nil
+}
+
+var etcd36 = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(Root(), "bin", "3.6")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "./cmd/...")
+	build.Dir = filepath.Join(Root(), "etcd36")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building etcd 3.6: %w\n%s", err, out)
+	}
+	return filepath.Join(bin, "etcd"), nil
+})
+
+// Etcd36 builds etcd, etcdctl and etcdutl of the newest 3.6 release once; they come from a module of
+// their own, because two releases of one module cannot be in one build. It returns etcd's path.
+func Etcd36() (string, error) { return etcd36() }
+
+// Etcdctl runs the real etcdctl against a member.
+func (m *Member) Etcdctl(args ...string) (string, error) {
+	t, err := LoadTools()
+	if err != nil {
+		return "", err
+	}
+	args = append([]string{"--endpoints=" + m.Endpoint()}, args...)
+	cmd := exec.Command(t.Etcdctl, args...)
+	cmd.Env = CleanEnv()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("etcdctl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
 }
