@@ -172,6 +172,15 @@ pub(crate) fn parse_int(text: &str, base: u32) -> Result<i64, String> {
     i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| range())
 }
 
+/// Go's `strconv.ParseUint` of a 64-bit number in base 16, without a prefix.
+pub(crate) fn parse_hex(text: &str) -> Result<u64, String> {
+    let fail = |why: &str| format!("strconv.ParseUint: parsing {}: {why}", quote(text.as_bytes()));
+    if text.is_empty() || !text.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Err(fail("invalid syntax"));
+    }
+    u64::from_str_radix(text, 16).map_err(|_| fail("value out of range"))
+}
+
 /// Go's `strconv.ParseBool`.
 pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {

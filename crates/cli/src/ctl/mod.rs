@@ -12,8 +12,8 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for auth, defragmentation, membership changes, mirrors, locks, elections
-//! and checks; TLS and DNS discovery; the log lines that the Go client writes when it retries.
+//! *Absent.* Commands for auth, defragmentation, mirrors, locks, elections and checks; TLS and DNS
+//! discovery; the log lines that the Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
@@ -22,6 +22,7 @@ mod client;
 mod command;
 mod compaction;
 mod del;
+mod downgrade;
 mod endpoint;
 mod failure;
 mod get;
@@ -29,6 +30,7 @@ mod global;
 mod help;
 mod lease;
 mod member;
+mod move_leader;
 mod print;
 mod put;
 mod range;
@@ -58,11 +60,13 @@ static ROOT: Command = Command {
         &txn::TXN,
         &compaction::COMPACTION,
         &alarm::ALARM,
+        &downgrade::DOWNGRADE,
         &endpoint::ENDPOINT,
         &watch::WATCH,
         &version::VERSION,
         &lease::LEASE,
         &member::MEMBER,
+        &move_leader::MOVE_LEADER,
         &snapshot::SNAPSHOT,
         &OPTIONS,
         &HELP,

@@ -96,6 +96,11 @@ impl Fields {
                 }
             }
             Answer::Members(answer) => self.members(answer),
+            // Refused before.
+            Answer::MemberAdded { .. }
+            | Answer::MemberChanged { .. }
+            | Answer::LeaderMoved { .. }
+            | Answer::Downgrade { .. } => {}
             Answer::Alarms(answer) => {
                 self.header(answer.header.as_ref());
                 for alarm in &answer.alarms {

@@ -43,7 +43,15 @@ pub(super) fn render(answer: &Answer, hex: bool) -> Vec<u8> {
                 &array(answer.leases.iter().map(|l| Object::new().number("id", l.id).end())),
             )
             .end(),
-        Answer::Members(answer) => members(answer, hex),
+        Answer::Members(answer) => members(answer.header, None, &answer.members, hex),
+        Answer::MemberAdded { answer, .. } => {
+            members(answer.header, answer.member.as_ref(), &answer.members, hex)
+        }
+        Answer::MemberChanged { answer, .. } => members(answer.header, None, &answer.members, hex),
+        Answer::LeaderMoved { .. } => Object::new().end(),
+        Answer::Downgrade { answer, .. } => {
+            with_header(answer.header.as_ref()).nonempty("version", &answer.version).end()
+        }
         Answer::Alarms(answer) => with_header(answer.header.as_ref())
             .list("alarms", answer.alarms.iter().map(alarm))
             .end(),
@@ -238,7 +246,12 @@ fn watch(answer: &pb::WatchResponse) -> String {
         .end()
 }
 
-fn members(answer: &pb::MemberListResponse, hex: bool) -> String {
+fn members(
+    from: Option<pb::ResponseHeader>,
+    added: Option<&pb::Member>,
+    members: &[pb::Member],
+    hex: bool,
+) -> String {
     let member = |member: &pb::Member| {
         let object = Object::new();
         let object = if hex {
@@ -253,18 +266,20 @@ fn members(answer: &pb::MemberListResponse, hex: bool) -> String {
             .when("isLearner", member.is_learner)
             .end()
     };
-    let members = answer.members.iter().map(member);
+    let added = added.map(member);
+    let members = members.iter().map(member);
     if hex {
-        let header = answer.header.unwrap_or_default();
+        let header = from.unwrap_or_default();
         let header = Object::new()
             .text("cluster_id", &format!("{:x}", header.cluster_id))
             .text("member_id", &format!("{:x}", header.member_id))
             .nonzero("revision", header.revision)
             .nonzero("raft_term", header.raft_term)
             .end();
-        Object::new().raw("header", &header).raw("members", &array(members)).end()
+        let object = Object::new().raw("header", &header).some("member", added);
+        object.raw("members", &array(members)).end()
     } else {
-        with_header(answer.header.as_ref()).list("members", members).end()
+        with_header(from.as_ref()).some("member", added).list("members", members).end()
     }
 }
 

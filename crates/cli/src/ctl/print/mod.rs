@@ -53,11 +53,39 @@ pub(crate) enum Answer {
     Txn(pb::TxnResponse),
     Watch(pb::WatchResponse),
     Grant(pb::LeaseGrantResponse),
-    Revoke { id: i64, answer: pb::LeaseRevokeResponse },
+    Revoke {
+        id: i64,
+        answer: pb::LeaseRevokeResponse,
+    },
     KeepAlive(pb::LeaseKeepAliveResponse),
-    TimeToLive { answer: pb::LeaseTimeToLiveResponse, keys: bool },
+    TimeToLive {
+        answer: pb::LeaseTimeToLiveResponse,
+        keys: bool,
+    },
     Leases(pb::LeaseLeasesResponse),
     Members(pb::MemberListResponse),
+    /// A member was added; the name and the addresses are those that were given.
+    MemberAdded {
+        answer: pb::MemberAddResponse,
+        name: String,
+        urls: String,
+    },
+    /// A member was changed in this way. All such answers have one shape.
+    MemberChanged {
+        id: u64,
+        how: &'static str,
+        answer: pb::MemberRemoveResponse,
+    },
+    /// The leadership went from one member to another.
+    LeaderMoved {
+        from: u64,
+        to: u64,
+    },
+    /// A step of a downgrade succeeded.
+    Downgrade {
+        step: &'static str,
+        answer: pb::DowngradeResponse,
+    },
     Alarms(pb::AlarmResponse),
     Health(Vec<Health>),
     Status(Vec<(String, pb::StatusResponse)>),
@@ -108,6 +136,7 @@ impl Printer {
         match self.format {
             Format::Simple => Ok(simple::render(answer, self.hex, self.value_only)),
             Format::Json => Ok(Text { out: json::render(answer, self.hex), err: Vec::new() }),
+            Format::Fields if is_without_fields(answer) => Err(unsupported("fields")),
             Format::Fields => Ok(Text { out: fields::render(answer, self.hex), err: Vec::new() }),
             Format::Table => Ok(Text { out: table::render(answer)?, err: Vec::new() }),
             Format::Protobuf => Ok(Text { out: protobuf(answer)?, err: Vec::new() }),
@@ -122,6 +151,15 @@ pub(crate) fn print(bytes: &[u8]) -> Outcome {
         .write_all(bytes)
         .and_then(|()| stdout.flush())
         .map_err(|_| Failure::silent(failure::ERROR))
+}
+
+/// What the fields format does not know.
+fn is_without_fields(answer: &Answer) -> bool {
+    use Answer::{Downgrade, LeaderMoved, MemberAdded, MemberChanged};
+    matches!(
+        answer,
+        MemberAdded { .. } | MemberChanged { .. } | LeaderMoved { .. } | Downgrade { .. }
+    )
 }
 
 fn unsupported(format: &str) -> Failure {
@@ -151,6 +189,10 @@ fn protobuf(answer: &Answer) -> Outcome<Vec<u8>> {
             .encode_to_vec()
         }
         Answer::Members(answer) => answer.encode_to_vec(),
+        Answer::MemberAdded { answer, .. } => answer.encode_to_vec(),
+        Answer::MemberChanged { answer, .. } => answer.encode_to_vec(),
+        Answer::LeaderMoved { .. } => Vec::new(),
+        Answer::Downgrade { answer, .. } => answer.encode_to_vec(),
         Answer::Alarms(answer) => answer.encode_to_vec(),
         Answer::Grant(answer) => header(&answer.header).unwrap_or_default(),
         Answer::KeepAlive(answer) => header(&answer.header).unwrap_or_default(),

@@ -8,11 +8,16 @@ use proto::mvccpb::KeyValue;
 
 use super::table::{hash_rows, member_rows, status_rows};
 use super::{Answer, Health, Text, alarm_type, event_type};
+use crate::go;
 
 pub(super) fn render(answer: &Answer, hex: bool, value_only: bool) -> Text {
     let mut simple = Simple { hex, value_only, text: Text::default() };
     simple.answer(answer);
     simple.text
+}
+
+fn cluster(header: Option<&pb::ResponseHeader>) -> u64 {
+    header.map_or(0, |header| header.cluster_id)
 }
 
 struct Simple {
@@ -51,6 +56,18 @@ impl Simple {
                 }
             }
             Answer::Members(answer) => self.rows(member_rows(answer)),
+            Answer::MemberAdded { answer, name, urls } => self.added(answer, name, urls),
+            Answer::MemberChanged { id, how, answer } => {
+                let cluster = cluster(answer.header.as_ref());
+                self.line(&format!("Member {id:16x} {how} cluster {cluster:16x}"));
+            }
+            Answer::LeaderMoved { from, to } => {
+                self.line(&format!("Leadership transferred from {from:x} to {to:x}"));
+            }
+            Answer::Downgrade { step, answer } => {
+                let version = &answer.version;
+                self.line(&format!("Downgrade {step} success, cluster version {version}"));
+            }
             Answer::Alarms(answer) => {
                 for alarm in &answer.alarms {
                     self.alarm(alarm);
@@ -65,6 +82,28 @@ impl Simple {
     fn rows(&mut self, rows: Vec<Vec<String>>) {
         for row in rows {
             self.line(&row.join(", "));
+        }
+    }
+
+    /// What happened, and what to start the new member with.
+    fn added(&mut self, answer: &pb::MemberAddResponse, name: &str, urls: &str) {
+        let member = answer.member.clone().unwrap_or_default();
+        let how = if member.is_learner { "added as learner to" } else { "added to" };
+        let cluster = cluster(answer.header.as_ref());
+        self.line(&format!("Member {:16x} {how} cluster {cluster:16x}", member.id));
+        let all = answer.members.iter().flat_map(|other| {
+            let name = if other.id == member.id { name } else { &other.name };
+            other.peer_ur_ls.iter().map(move |url| format!("{name}={url}"))
+        });
+        let all = all.collect::<Vec<_>>().join(",");
+        self.line("");
+        for (variable, value) in [
+            ("ETCD_NAME", name),
+            ("ETCD_INITIAL_CLUSTER", all.as_str()),
+            ("ETCD_INITIAL_ADVERTISE_PEER_URLS", urls),
+            ("ETCD_INITIAL_CLUSTER_STATE", "existing"),
+        ] {
+            self.line(&format!("{variable}={}", go::quote(value.as_bytes())));
         }
     }
 

@@ -278,6 +278,110 @@ fn leases() {
 }
 
 #[test]
+fn changes_of_members() {
+    let member = |id, name: &str, url: &str| pb::Member {
+        id,
+        name: name.to_owned(),
+        peer_ur_ls: vec![url.to_owned()],
+        ..Default::default()
+    };
+    let new = pb::Member { is_learner: true, ..member(0xab, "", "http://n:2380") };
+    let members = vec![new.clone(), member(0xf693, "ctl", "http://h:2380")];
+    let header = pb::ResponseHeader { revision: 0, ..header().unwrap() };
+    let answer =
+        pb::MemberAddResponse { header: Some(header), member: Some(new), members: members.clone() };
+    let (name, urls) = ("n".to_owned(), "http://n:2380".to_owned());
+    let added = Answer::MemberAdded { answer, name, urls };
+    check(
+        &added,
+        Format::Simple,
+        false,
+        expect![[r#"
+        Member               ab added as learner to cluster                7
+
+        ETCD_NAME="n"
+        ETCD_INITIAL_CLUSTER="n=http://n:2380,ctl=http://h:2380"
+        ETCD_INITIAL_ADVERTISE_PEER_URLS="http://n:2380"
+        ETCD_INITIAL_CLUSTER_STATE="existing"
+    "#]],
+    );
+    check(
+        &added,
+        Format::Json,
+        false,
+        expect![[r#"
+        {"header":{"cluster_id":7,"member_id":63123,"raft_term":2},"member":{"ID":171,"peerURLs":["http://n:2380"],"isLearner":true},"members":[{"ID":171,"peerURLs":["http://n:2380"],"isLearner":true},{"ID":63123,"name":"ctl","peerURLs":["http://h:2380"]}]}
+    "#]],
+    );
+    check(
+        &added,
+        Format::Fields,
+        false,
+        expect![[r"
+        Error: fields not supported as output format
+        exit 4
+    "]],
+    );
+    let answer = pb::MemberRemoveResponse { header: Some(header), members };
+    let removed = Answer::MemberChanged { id: 0xcd, how: "removed from", answer };
+    check(
+        &removed,
+        Format::Simple,
+        false,
+        expect![[r"
+        Member               cd removed from cluster                7
+    "]],
+    );
+    check(
+        &removed,
+        Format::Json,
+        true,
+        expect![[r#"
+        {"header":{"cluster_id":"7","member_id":"f693","raft_term":2},"members":[{"ID":"ab","peerURLs":["http://n:2380"],"isLearner":true},{"ID":"f693","name":"ctl","peerURLs":["http://h:2380"]}]}
+    "#]],
+    );
+}
+
+#[test]
+fn leaders_and_versions() {
+    let moved = Answer::LeaderMoved { from: 0xf693, to: 0xab };
+    check(
+        &moved,
+        Format::Simple,
+        false,
+        expect![[r"
+        Leadership transferred from f693 to ab
+    "]],
+    );
+    check(
+        &moved,
+        Format::Json,
+        false,
+        expect![[r"
+        {}
+    "]],
+    );
+    let answer = pb::DowngradeResponse { header: header(), version: "3.7".to_owned() };
+    let downgrade = Answer::Downgrade { step: "enable", answer };
+    check(
+        &downgrade,
+        Format::Simple,
+        false,
+        expect![[r"
+        Downgrade enable success, cluster version 3.7
+    "]],
+    );
+    check(
+        &downgrade,
+        Format::Json,
+        false,
+        expect![[r#"
+        {"header":{"cluster_id":7,"member_id":63123,"revision":9,"raft_term":2},"version":"3.7"}
+    "#]],
+    );
+}
+
+#[test]
 fn members_and_alarms() {
     let member = pb::Member {
         id: 0xf693,
