@@ -21,6 +21,7 @@ pub(crate) struct Generation(u64);
 
 /// What became of a message.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 pub(crate) enum Pushed {
     /// It waits.
     Queued,

@@ -117,6 +117,7 @@ struct Entries {
 }
 
 /// One step of the decoder.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 enum Step {
     /// The input is used up in this state.
     Wait(State),

@@ -243,14 +243,20 @@ pub(crate) async fn pair() -> (Member, Member) {
     (one, two)
 }
 
-/// Waits for all four streams between two members.
-pub(crate) async fn connected(one: &Member, two: &Member) {
+/// Waits for what nobody tells.
+pub(crate) async fn poll(what: &str, is_enough: impl Fn() -> bool) {
     let waited = timeout(PATIENCE, async {
-        while !(one.transport.is_streaming(two.id) && two.transport.is_streaming(one.id)) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        while !is_enough() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    assert!(waited.await.is_ok(), "no streams: {:?}", one.told.look(|seen| seen.events.clone()));
+    assert!(waited.await.is_ok(), "waited for {what} in vain");
+}
+
+/// Waits for all four streams between two members.
+pub(crate) async fn connected(one: &Member, two: &Member) {
+    let are_up = || one.transport.is_streaming(two.id) && two.transport.is_streaming(one.id);
+    poll("streams", are_up).await;
 }
 
 /// A database in memory, which may fail.

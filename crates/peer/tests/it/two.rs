@@ -1,13 +1,10 @@
 //! Two members over loopback.
 
-use std::time::Duration;
-
 use base::{ClusterId, MemberId};
 use bytes::Bytes;
 use proto::raftpb::{Entry, Message, MessageType, Snapshot, SnapshotMetadata};
-use tokio::time::sleep;
 
-use crate::member::{Database, Member, connected, pair};
+use crate::member::{Database, Member, connected, pair, poll};
 
 fn message(from: &Member, to: &Member, kind: MessageType, index: u64) -> Message {
     Message {
@@ -243,9 +240,7 @@ async fn a_paused_transport_hears_and_says_nothing() {
     two.transport.pause();
     one.transport.send(vec![message(&one, &two, MessageType::MsgHeartbeat, 3)]);
     let bytes = two.transport.figures()[0].received_bytes;
-    while two.transport.figures()[0].received_bytes == bytes {
-        sleep(Duration::from_millis(1)).await;
-    }
+    poll("bytes", || two.transport.figures()[0].received_bytes > bytes).await;
     two.transport.resume();
     one.transport.send(vec![message(&one, &two, MessageType::MsgHeartbeat, 4)]);
     two.told.until("a message", |seen| seen.messages.len() == 2).await;
