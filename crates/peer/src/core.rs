@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::MemberId;
 use parking_lot::Mutex;
@@ -113,6 +114,24 @@ impl Core {
             return Err(Unfit::Kind);
         }
         Ok(())
+    }
+}
+
+/// One of a bounded number of places; free again when this goes.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes one of `max` places, if one is free.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let before = taken.fetch_add(1, Ordering::AcqRel);
+        let place = Self(Arc::clone(taken));
+        (before < max).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -10,7 +10,7 @@ use net::Url;
 use proto::raftpb::{Message, MessageType};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::core::Core;
+use crate::core::{Core, Place};
 use crate::event::Event;
 use crate::handler::SnapshotReader;
 use crate::limits;
@@ -106,14 +106,12 @@ impl Peer {
 
     /// Sends a snapshot, or tells that it was not sent.
     pub(crate) fn send_snapshot(&self, message: Message, database: Box<dyn SnapshotReader>) {
-        let sending = self.snapshots.fetch_add(1, Ordering::AcqRel);
-        let place = Place(Arc::clone(&self.snapshots));
-        if self.is_cut() || sending >= limits::SNAPSHOTS_TO_MEMBER_MAX {
-            drop(place);
+        let place = Place::take(&self.snapshots, limits::SNAPSHOTS_TO_MEMBER_MAX);
+        let Some(place) = place.filter(|_| !self.is_cut()) else {
             count(&self.status.counters.snapshot_send_failures, 1);
             self.core.handler.snapshot_sent(self.id, false);
             return;
-        }
+        };
         let sending = Sending {
             id: self.id,
             core: Arc::clone(&self.core),
@@ -159,15 +157,6 @@ impl Drop for Peer {
             task.abort();
         }
         self.core.event(Event::info("stopped remote peer").text("remote-peer-id", self.id));
-    }
-}
-
-/// A place among the snapshots on their way.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -36,7 +36,10 @@ pub(crate) struct Pipeline {
 struct State {
     /// At most `PIPELINE_MESSAGES_MAX`.
     queue: VecDeque<Message>,
-    /// At most `PIPELINE_POSTS_MAX` tasks, each of which posts until the queue is empty.
+    /// Tasks that post until the queue is empty: `active <= PIPELINE_POSTS_MAX`, and above 0
+    /// while messages wait.
+    active: usize,
+    /// Of these tasks, and of some that have just ended.
     workers: Vec<AbortHandle>,
     /// Connections of workers that have ended, not more than those.
     kept: Vec<Kept>,
@@ -93,7 +96,8 @@ impl Pipeline {
         }
         state.queue.push_back(message);
         state.workers.retain(|worker| !worker.is_finished());
-        if state.workers.len() < limits::PIPELINE_POSTS_MAX {
+        if state.active < limits::PIPELINE_POSTS_MAX {
+            state.active += 1;
             let work = Arc::clone(self).work();
             state.workers.push(self.core.runtime.spawn(work).abort_handle());
         }
@@ -107,6 +111,7 @@ impl Pipeline {
                 match state.queue.pop_front() {
                     Some(message) => message,
                     None => {
+                        state.active -= 1;
                         if state.kept.len() < limits::PIPELINE_POSTS_MAX {
                             state.kept.push(kept);
                         }

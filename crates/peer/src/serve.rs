@@ -6,7 +6,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -15,12 +16,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use prost::Message as _;
 use proto::raftpb::Message;
 use tokio::time::Instant;
 
 use crate::codec::{MessageDecoder, decode};
-use crate::core::Unfit;
+use crate::core::{Core, Place, Unfit, kind_name};
 use crate::event::{Event, humane};
+use crate::handler::ReceiveError;
 use crate::limits;
 use crate::local::{
     CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION, parse_id, text, value,
@@ -243,7 +246,6 @@ impl Transport {
     /// `POST /raft/snapshot`.
     async fn snapshot(&self, mut body: Incoming) -> Response<Body> {
         let core = &self.0.core;
-        let started = Instant::now();
         let (message, rest) = match read_snapshot_message(&mut body).await {
             Ok(read) => read,
             Err(why) => {
@@ -256,49 +258,42 @@ impl Transport {
             }
         };
         let from = MemberId(message.from());
-        let describe = |event: Event| {
-            event.text("local-member-id", core.local.id).text("remote-snapshot-sender-id", from)
-        };
-        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-        let Some(index) = metadata.map(|metadata| metadata.index()) else {
-            core.event_rarely(from, describe(Event::warn("unexpected Raft message type")));
-            return error(StatusCode::BAD_REQUEST, "wrong raft message type");
-        };
+        let has_metadata =
+            message.snapshot.as_ref().is_some_and(|snapshot| snapshot.metadata.is_some());
         match core.admit(&message, true) {
-            Ok(()) => {}
-            Err(Unfit::Kind) => {
-                core.event_rarely(from, describe(Event::warn("unexpected Raft message type")));
+            Ok(()) if has_metadata => {}
+            Ok(()) | Err(Unfit::Kind) => {
+                let event = Event::warn("unexpected Raft message type")
+                    .text("local-member-id", core.local.id)
+                    .text("remote-snapshot-sender-id", from)
+                    .text("message-type", kind_name(&message));
+                core.event_rarely(from, event);
                 return error(StatusCode::BAD_REQUEST, "wrong raft message type");
             }
             Err(why) => return unfit(why),
         }
-        let place = Place::take(&self.0.receiving);
-        let Some(_place) = place.filter(|_| !self.is_cut(&message)) else {
+        let place = Place::take(&self.0.receiving, limits::SNAPSHOTS_RECEIVING_MAX);
+        let Some(place) = place.filter(|_| !self.is_cut(&message)) else {
             let what = "failed to save KV snapshot (too many snapshots are coming in)";
             return error(StatusCode::INTERNAL_SERVER_ERROR, what);
         };
-        let describe = |event| describe(event).number("incoming-snapshot-index", index);
-        core.event(describe(Event::info("receiving database snapshot")));
-        let body = SnapshotBody::new(rest, body);
-        let received = body.counter();
-        if let Err(why) = core.handler.receive_snapshot(message, body).await {
-            let event = describe(Event::warn(match why {
-                crate::ReceiveError::Save(_) => "failed to save incoming database snapshot",
-                crate::ReceiveError::Process(_) => "failed to process Raft message",
-            }));
-            core.event(event.text("error", &why));
-            return error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string());
+        // A connection that breaks drops this answer, but not what the handler does: it sees the
+        // break as the end of the body, and can clean up.
+        let receiving = receive(Arc::clone(core), message, SnapshotBody::new(rest, body));
+        let received = tokio::spawn(async move {
+            let _place = place;
+            receiving.await
+        });
+        match received.await {
+            Ok(Ok(size)) => {
+                if let Some(peer) = self.peer(from) {
+                    count(&peer.status.counters.received_bytes, size);
+                }
+                no_content()
+            }
+            Ok(Err(why)) => error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string()),
+            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "failed to save KV snapshot ()"),
         }
-        let size = received.load(Ordering::Relaxed);
-        if let Some(peer) = self.peer(from) {
-            count(&peer.status.counters.received_bytes, size);
-        }
-        let event = describe(Event::info("received and saved database snapshot"))
-            .number("incoming-snapshot-size-bytes", size)
-            .text("incoming-snapshot-size", humane(size))
-            .duration("download-took", started.elapsed());
-        core.event(event);
-        no_content()
     }
 
     /// `GET /raft/stream/KIND/ID`.
@@ -347,23 +342,6 @@ impl Transport {
     }
 }
 
-/// A place among the snapshots that are coming in.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(places: &'a AtomicUsize) -> Option<Self> {
-        let before = places.fetch_add(1, Ordering::AcqRel);
-        let place = Self(places);
-        (before < limits::SNAPSHOTS_RECEIVING_MAX).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Bytes that count against what all posts may hold.
 struct Held<'a> {
     all: &'a AtomicU64,
@@ -396,6 +374,45 @@ async fn read_post(mut body: Incoming, all: &AtomicU64) -> Result<Bytes, String>
     }
     bytes.shrink_to_fit();
     Ok(bytes.into())
+}
+
+/// Has a snapshot saved, with the lines around it; how many bytes it had.
+async fn receive(
+    core: Arc<Core>,
+    message: Message,
+    body: SnapshotBody,
+) -> Result<u64, ReceiveError> {
+    let started = Instant::now();
+    let from = MemberId(message.from());
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    let index = metadata.map_or(0, |metadata| metadata.index());
+    let describe = |event: Event| {
+        event
+            .text("local-member-id", core.local.id)
+            .text("remote-snapshot-sender-id", from)
+            .number("incoming-snapshot-index", index)
+    };
+    let length = message.encoded_len() as u64;
+    let event = describe(Event::info("receiving database snapshot"))
+        .number("incoming-snapshot-message-size-bytes", length)
+        .text("incoming-snapshot-message-size", humane(length));
+    core.event(event);
+    let received = body.counter();
+    if let Err(why) = core.handler.receive_snapshot(message, body).await {
+        let event = describe(Event::warn(match why {
+            ReceiveError::Save(_) => "failed to save incoming database snapshot",
+            ReceiveError::Process(_) => "failed to process Raft message",
+        }));
+        core.event(event.text("error", &why));
+        return Err(why);
+    }
+    let size = received.load(Ordering::Relaxed);
+    let event = describe(Event::info("received and saved database snapshot"))
+        .number("incoming-snapshot-size-bytes", size)
+        .text("incoming-snapshot-size", humane(size))
+        .duration("download-took", started.elapsed());
+    core.event(event);
+    Ok(size)
 }
 
 /// The message in front of a database, and what came of the database with it.

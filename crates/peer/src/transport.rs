@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     table: RwLock<Table>,
     /// Snapshots that are coming in.
-    pub(crate) receiving: AtomicUsize,
+    pub(crate) receiving: Arc<AtomicUsize>,
     /// Bytes of posts that are being read.
     pub(crate) posts_bytes: AtomicU64,
 }
@@ -77,7 +77,7 @@ impl Transport {
         Self(Arc::new(Shared {
             core: Arc::new(Core::new(local, handler, caller, config.runtime)),
             table: RwLock::default(),
-            receiving: AtomicUsize::new(0),
+            receiving: Arc::default(),
             posts_bytes: AtomicU64::new(0),
         }))
     }

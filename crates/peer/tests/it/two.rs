@@ -119,6 +119,19 @@ async fn without_streams_messages_are_posted_and_their_sender_is_learned() {
 }
 
 #[tokio::test]
+async fn no_post_is_forgotten() {
+    // One at a time, so that each comes when the workers before it are about to end.
+    let (one, two) = (Member::start(1).await, Member::start(2).await);
+    one.transport.add_remote(two.id, &two.entry().1);
+    for index in 0..300 {
+        one.transport.send(vec![message(&one, &two, MessageType::MsgHeartbeatResp, index)]);
+        let last = Some(index);
+        two.told.until("a post", |seen| seen.messages.last().map(Message::index) == last).await;
+    }
+    one.told.look(|seen| assert!(seen.unreachable.is_empty()));
+}
+
+#[tokio::test]
 async fn a_member_that_is_gone_is_reported() {
     let (one, mut two) = (Member::start(1).await, Member::start(2).await);
     two.close_port();
