@@ -64,6 +64,16 @@ impl Core {
 
     /// Tells what may happen with every message, at most once a second about a member.
     pub(crate) fn event_rarely(&self, about: MemberId, event: Event) {
+        self.event_rarely_with(about, event, |event| event);
+    }
+
+    /// The same, for what may happen so often that its fields are only made when it is told.
+    pub(crate) fn event_rarely_with(
+        &self,
+        about: MemberId,
+        event: Event,
+        fields: impl FnOnce(Event) -> Event,
+    ) {
         if !self.handler.wants(event.level) {
             return;
         }
@@ -82,6 +92,7 @@ impl Core {
         }
         throttle.insert((event.message, about), Told { at: now, kept_back: 0 });
         drop(throttle);
+        let event = fields(event);
         let event = if kept_back == 0 { event } else { event.number("suppressed", kept_back) };
         self.handler.event(event);
     }

@@ -80,6 +80,9 @@ pub const SNAPSHOT_PIECES_MAX: usize = 4;
 /// How long the receiver of a snapshot may take nothing.
 pub const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(30);
 
+/// How often the receiver of a snapshot is looked at.
+pub(crate) const SNAPSHOT_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long the receiver of a snapshot may take to put it on disk once it has all of it.
 pub const SNAPSHOT_ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 

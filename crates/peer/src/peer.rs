@@ -109,6 +109,8 @@ impl Peer {
         let place = Place::take(&self.snapshots, limits::SNAPSHOTS_TO_MEMBER_MAX);
         let Some(place) = place.filter(|_| !self.is_cut()) else {
             count(&self.status.counters.snapshot_send_failures, 1);
+            let what = "skipped sending a database snapshot; another is on its way";
+            self.core.event_rarely(self.id, Event::warn(what).text("remote-peer-id", self.id));
             self.core.handler.snapshot_sent(self.id, false);
             return;
         };

@@ -18,7 +18,7 @@ use base::MemberId;
 use bytes::BytesMut;
 use proto::raftpb::Message;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use crate::call::{Answer, Call, CallError, Link, OutBody};
 use crate::codec::MessageEncoder;
@@ -138,26 +138,20 @@ fn open(message: &Message, mut database: Box<dyn SnapshotReader>) -> (OutBody, P
 /// Waits for the answer as long as the receiver goes on.
 async fn ask(link: &mut Link, call: Call, progress: &Progress) -> Result<Answer, PostError> {
     let mut asked = std::pin::pin!(link.ask(call, limits::REFUSAL_BYTES_MAX));
-    let mut seen = 0;
+    let (mut seen, mut since) = (0, Instant::now());
     loop {
-        let wait = if seen < progress.size {
-            limits::SNAPSHOT_STALL_MAX
-        } else {
-            limits::SNAPSHOT_ANSWER_TIMEOUT
-        };
         tokio::select! {
             answer = &mut asked => return Ok(answer?),
-            () = sleep_until(Instant::now() + wait) => {}
+            () = sleep(limits::SNAPSHOT_LOOK_INTERVAL) => {}
         }
         let taken = progress.taken.load(Ordering::Relaxed);
-        if taken == seen {
-            return Err(if seen < progress.size {
-                PostError::Stalled
-            } else {
-                CallError::Timeout(wait).into()
-            });
+        if taken != seen {
+            (seen, since) = (taken, Instant::now());
+        } else if seen < progress.size && since.elapsed() > limits::SNAPSHOT_STALL_MAX {
+            return Err(PostError::Stalled);
+        } else if since.elapsed() > limits::SNAPSHOT_ANSWER_TIMEOUT {
+            return Err(CallError::Timeout(limits::SNAPSHOT_ANSWER_TIMEOUT).into());
         }
-        seen = taken;
     }
 }
 

@@ -198,14 +198,16 @@ pub(crate) fn dropped(
 ) {
     count(&status.counters.sent_failures, 1);
     core.handler.unreachable(id);
-    let event = Event::warn("dropped internal Raft message since sending buffer is full")
-        .text("message-type", kind)
-        .text("local-member-id", core.local.id)
-        .text("from", core.local.id)
-        .text("remote-peer-id", id)
-        .text("remote-peer-name", queue)
-        .flag("remote-peer-active", status.is_active());
-    core.event_rarely(id, event);
+    let event = Event::warn("dropped internal Raft message since sending buffer is full");
+    core.event_rarely_with(id, event, |event| {
+        event
+            .text("message-type", kind)
+            .text("local-member-id", core.local.id)
+            .text("from", core.local.id)
+            .text("remote-peer-id", id)
+            .text("remote-peer-name", queue)
+            .flag("remote-peer-active", status.is_active())
+    });
 }
 
 enum Encoder {
