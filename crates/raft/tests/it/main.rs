@@ -1,9 +1,10 @@
-//! Scripts that drive one core and a disk that writes when told to, and those of go.etcd.io/raft
-//! itself.
+//! Scripts that drive one core and a disk that writes when told to, those of go.etcd.io/raft itself,
+//! and whole groups by seed.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by it, and says more")]
 
 mod script;
+mod sim;
 mod upstream;
 
 #[test]
