@@ -14,7 +14,7 @@
 //!
 //! *Contract.* `server/storage/wal/{encoder,decoder}.go` of etcd v3.7.1.
 
-use base::LogIndex;
+use base::{LogIndex, Term};
 use bytes::Bytes;
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 use proto::raftpb;
@@ -153,6 +153,11 @@ impl<'a> EntryView<'a> {
     /// Its position in the log.
     pub(super) fn index(&self) -> LogIndex {
         LogIndex(self.index.unwrap_or_default())
+    }
+
+    /// The term in which it was proposed.
+    pub(super) fn term(&self) -> Term {
+        Term(self.term.unwrap_or_default())
     }
 
     /// The entry, its payload copied.

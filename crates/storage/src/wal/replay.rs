@@ -170,6 +170,8 @@ pub(super) struct Collector {
     pub(super) last: LogIndex,
     /// Whether the start has been recorded.
     pub(super) start_found: bool,
+    /// Whether the log had the entry that the start stands for, when it was last looked at.
+    start_is_entry: bool,
 }
 
 impl Collector {
@@ -180,6 +182,7 @@ impl Collector {
             entries: Vec::new(),
             last: LogIndex(0),
             start_found: false,
+            start_is_entry: false,
         }
     }
 
@@ -202,6 +205,7 @@ impl Collector {
         self.last = entry.index();
         let Some(ahead) = entry.index().0.checked_sub(self.start.0.0 + 1) else {
             self.entries.clear();
+            self.start_is_entry = (entry.index(), entry.term()) == self.start;
             return Ok(());
         };
         match usize::try_from(ahead) {
@@ -232,6 +236,11 @@ impl Collector {
             )));
         }
         self.start_found = true;
+        if !self.start_is_entry {
+            // It came from a leader, and took the place of a log that did not lead to it: what
+            // stands after its index belongs to that log. (etcd gives it to raft.)
+            self.entries.clear();
+        }
         Ok(())
     }
 }

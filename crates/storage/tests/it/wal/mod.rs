@@ -5,6 +5,7 @@ mod damage;
 mod fixture;
 mod limits;
 mod model;
+mod received;
 
 use std::path::Path;
 use std::sync::Arc;
