@@ -208,7 +208,8 @@ impl Commits {
             assert!(snapshot.is_some(), "nobody says who the members are in a snapshot");
             effects.snapshots.push(SendSnapshot { message: Message { snapshot, ..message } });
         }
-        let snapshot = snapshot.filter(|_| to_disk);
+        // The log may tell of a newer one already, which must stay the last.
+        let snapshot = snapshot.filter(|_| to_disk && !self.is_held);
         let is_written = snapshot.is_some();
         if let Some(snapshot) = snapshot {
             self.snapshot = upto;

@@ -67,7 +67,7 @@ impl LogWorker {
             match effect {
                 LogEffect::Append { snapshot, entries, hard_state, must_sync: must } => {
                     if let Some(snapshot) = snapshot {
-                        self.save_snapshot(&snapshot, &mut logged)?;
+                        self.save_snapshot(&snapshot, hard_state.as_ref(), &mut logged)?;
                         mark_synced(&mut logged.receipts[since_sync..]);
                         since_sync = logged.receipts.len();
                         must_sync = false;
@@ -81,7 +81,7 @@ impl LogWorker {
                     logged.receipts.push(LogReceipt::Synced);
                 }
                 LogEffect::Snapshot(snapshot) => {
-                    self.save_snapshot(&snapshot, &mut logged)?;
+                    self.save_snapshot(&snapshot, None, &mut logged)?;
                     mark_synced(&mut logged.receipts[since_sync..]);
                     must_sync = false;
                     logged.receipts.push(LogReceipt::Snapshotted);
@@ -116,9 +116,13 @@ impl LogWorker {
         Ok(())
     }
 
+    /// Writes the file, then the record, and makes both durable. With the hard state that comes
+    /// with a received snapshot also that it is committed: entries that follow it may stand in
+    /// the log only when everyone who reads that finds the snapshot (etcd writes them first).
     fn save_snapshot(
         &mut self,
         snapshot: &raftpb::Snapshot,
+        hard_state: Option<&raftpb::HardState>,
         logged: &mut Logged,
     ) -> Result<(), Fatal> {
         self.snapshots.save(snapshot)?;
@@ -128,6 +132,10 @@ impl LogWorker {
             term: metadata.term,
             conf_state: metadata.conf_state.clone(),
         })?;
+        if let Some(state) = hard_state {
+            let commit = Some(state.commit().min(metadata.index()));
+            self.wal.append(&[], Some(&raftpb::HardState { commit, ..*state }))?;
+        }
         self.sync(logged)?;
         logged.snapshots.push(LogIndex(metadata.index()));
         Ok(())

@@ -57,7 +57,7 @@ fn run(seed: u64, lies: bool, seen: &mut Seen) -> Result<(), String> {
     Ok(())
 }
 
-fn number(name: &str, otherwise: u64) -> u64 {
+pub(crate) fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |value| value.parse().unwrap())
 }
 

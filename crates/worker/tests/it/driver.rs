@@ -58,7 +58,7 @@ impl Settings {
         }
     }
 
-    fn files(&self) -> FileOptions {
+    pub(crate) fn files(&self) -> FileOptions {
         FileOptions {
             wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
             database: bolt::Options { cache_bytes: 1 << 20, ..bolt::Options::default() },
@@ -158,7 +158,7 @@ impl History {
     }
 }
 
-fn revision_of(response: &Response) -> Option<Revision> {
+pub(crate) fn revision_of(response: &Response) -> Option<Revision> {
     let header = match response {
         Response::Put(answer) => &answer.header,
         Response::DeleteRange(answer) => &answer.header,

@@ -1,0 +1,683 @@
+//! A cluster in one thread: members on disks of their own, a network between them that delays,
+//! loses and cuts, and a seed that decides who does what next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, MemberId, Moment, Rng};
+use node::Input;
+use prost::Message as _;
+use proto::etcdserverpb::RequestHeader;
+use proto::raftpb::{ConfChange, ConfChangeType, Message, MessageType};
+use storage::datadir::DataDir;
+use storage::disk::{Disk, Faulty};
+use worker::bootstrap::{self, Identity, InitialMember};
+
+use super::history::History;
+use super::member::{End, Member, Sent};
+use crate::driver::{ROOT, Settings, Time};
+use crate::oracle::{Oracle, portrait};
+use crate::workload::{Kinds, Proposal, Workload};
+
+const TOKEN: &str = "cluster";
+
+/// Proposals that may wait for an answer, all clients together.
+const OUTSTANDING_MAX: usize = 60;
+
+/// Steps after which a cluster that is left alone must have come to rest.
+const SETTLE_STEPS_MAX: u64 = 1_500_000;
+
+/// Members that a cluster may have at once.
+const MEMBERS_MAX: usize = 5;
+
+/// What goes wrong, and how often.
+#[derive(Debug, Clone)]
+pub(crate) struct Faults {
+    /// One message in so many is lost; 0 for none.
+    pub(crate) lose_one_in: u64,
+    /// One message in so many comes twice; 0 for none.
+    pub(crate) repeat_one_in: u64,
+    /// The longest delay of a message.
+    pub(crate) delay: Duration,
+    /// One step in so many ends a life by a crash; 0 for none.
+    pub(crate) crash_one_in: u64,
+    /// One step in so many cuts links, or mends them; 0 for none.
+    pub(crate) cut_one_in: u64,
+    /// One step in so many stops a member as an operator would; 0 for none.
+    pub(crate) stop_one_in: u64,
+    /// One step in so many changes the members; 0 for none.
+    pub(crate) change_one_in: u64,
+    /// One step in so many moves leadership; 0 for none.
+    pub(crate) transfer_one_in: u64,
+    /// One step in so many stalls a disk; 0 for none.
+    pub(crate) stall_one_in: u64,
+}
+
+impl Faults {
+    pub(crate) const NONE: Self = Self {
+        lose_one_in: 0,
+        repeat_one_in: 0,
+        delay: Duration::from_millis(2),
+        crash_one_in: 0,
+        cut_one_in: 0,
+        stop_one_in: 0,
+        change_one_in: 0,
+        transfer_one_in: 0,
+        stall_one_in: 0,
+    };
+
+    /// Everything, in amounts that the seed decides.
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        Self {
+            lose_one_in: *rng.pick(&[0, 200, 40, 12]),
+            repeat_one_in: *rng.pick(&[0, 50]),
+            delay: Duration::from_millis(*rng.pick(&[1, 5, 60])),
+            crash_one_in: *rng.pick(&[0, 4_000, 1_500]),
+            cut_one_in: *rng.pick(&[0, 3_000, 1_200]),
+            stop_one_in: *rng.pick(&[0, 8_000]),
+            change_one_in: *rng.pick(&[0, 2_500]),
+            transfer_one_in: *rng.pick(&[0, 3_000]),
+            stall_one_in: *rng.pick(&[0, 4_000]),
+        }
+    }
+}
+
+/// What is under way between two members.
+enum Delivery {
+    Message(Message),
+    Snapshot { message: Message, file: Vec<u8> },
+    Sent { member: MemberId, ok: bool },
+    Unreachable { member: MemberId },
+}
+
+/// One place in the cluster, through all its lives.
+struct Slot {
+    disk: Faulty,
+    settings: Settings,
+    member: Option<Member>,
+    /// When it starts again.
+    down_until: Moment,
+    seed: u64,
+    /// It was removed, and ended.
+    gone: bool,
+}
+
+/// What was seen on the way, to make sure that a test tests something.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) crashes: u64,
+    pub(crate) crashes_while_installing: u64,
+    pub(crate) installs: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) acknowledged: usize,
+    pub(crate) entries: usize,
+    pub(crate) reads: u64,
+    pub(crate) transfers: u64,
+    pub(crate) handed_over: u64,
+    pub(crate) stalls: u64,
+    pub(crate) terms: usize,
+    pub(crate) changes: u64,
+    pub(crate) removed: u64,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) faults: Faults,
+    time: Arc<Time>,
+    slots: BTreeMap<MemberId, Slot>,
+    network: BTreeMap<(Moment, u64), (MemberId, MemberId, Delivery)>,
+    next_delivery: u64,
+    cut: BTreeSet<(MemberId, MemberId)>,
+    pub(crate) history: History,
+    workload: Workload,
+    identity: Identity,
+    founders: Vec<InitialMember>,
+    next_member: u64,
+    pub(crate) seen: Seen,
+}
+
+fn within(rng: &mut Rng, most: Duration) -> Duration {
+    Duration::from_micros(rng.below(most.as_micros() as u64 + 1))
+}
+
+impl World {
+    /// Founds a cluster of `count` members.
+    pub(crate) fn new(seed: u64, count: u64, faults: Faults) -> Self {
+        let mut rng = Rng::new(seed);
+        let time = Arc::new(Time::default());
+        time.pass(Duration::from_secs(1));
+        let founders: Vec<InitialMember> = (0..count)
+            .map(|at| InitialMember {
+                name: format!("m{at}"),
+                peer_urls: vec![format!("http://m{at}:2380")],
+            })
+            .collect();
+        let ids: Vec<MemberId> =
+            founders.iter().map(|one| bootstrap::member_id(&one.peer_urls, TOKEN)).collect();
+        let identity = Identity { member: MemberId::NONE, cluster: bootstrap::cluster_id(&ids) };
+        let kinds = Kinds { members: false, newest: false, ..Kinds::ALL };
+        let mut slots = BTreeMap::new();
+        for id in &ids {
+            slots.insert(*id, Slot::new(&mut rng));
+        }
+        let mut world = Self {
+            workload: Workload::new(rng.next_u64(), kinds),
+            rng,
+            faults,
+            time,
+            slots,
+            network: BTreeMap::new(),
+            next_delivery: 0,
+            cut: BTreeSet::new(),
+            history: History::default(),
+            identity,
+            founders,
+            next_member: 1,
+            seen: Seen::default(),
+        };
+        for id in ids {
+            world.start(id);
+        }
+        world
+    }
+
+    fn ids(&self) -> Vec<MemberId> {
+        let here = self.slots.iter().filter(|(_, slot)| !slot.gone);
+        here.map(|(id, _)| *id).collect()
+    }
+
+    /// The members that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Member> {
+        self.slots.values().filter_map(|slot| slot.member.as_ref())
+    }
+
+    /// Who leads, as most recent as anyone knows.
+    pub(crate) fn leader(&self) -> Option<MemberId> {
+        let leads = |member: &&Member| member.node.status().leader == member.id;
+        let leaders = self.running().filter(leads);
+        leaders.max_by_key(|member| member.node.status().term).map(|member| member.id)
+    }
+
+    pub(crate) fn member(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.slots.get_mut(&id)?.member.as_mut()
+    }
+
+    pub(crate) fn disk(&self, id: MemberId) -> Faulty {
+        self.slots[&id].disk.clone()
+    }
+
+    /// Some steps of whoever the seed names.
+    pub(crate) fn run(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.disturb();
+            self.step(true);
+        }
+    }
+
+    /// The same without faults.
+    pub(crate) fn step(&mut self, with_load: bool) {
+        if self.rng.one_in(6) {
+            let pause = within(&mut self.rng, Duration::from_millis(8));
+            self.time.pass(pause);
+        }
+        self.deliver();
+        let ids = self.ids();
+        let id = *self.rng.pick(&ids);
+        if self.slots[&id].member.is_none() {
+            if self.time.now() >= self.slots[&id].down_until {
+                self.start(id);
+            }
+            return;
+        }
+        if with_load && self.rng.one_in(12) {
+            self.ask(id);
+        }
+        self.step_member(id);
+    }
+
+    fn step_member(&mut self, id: MemberId) {
+        let slot = self.slots.get_mut(&id).expect("a slot");
+        let Some(member) = &mut slot.member else { return };
+        let installs = member.installs;
+        let ended = member.step(&mut self.rng, &mut self.history);
+        let sent = std::mem::take(&mut member.outbox);
+        let installed = member.installs > installs;
+        if slot.disk.crashed() {
+            self.seen.crashes_while_installing += u64::from(installed);
+            self.crashed(id);
+            return;
+        }
+        for one in sent {
+            self.send(id, one);
+        }
+        match ended {
+            Ok(()) => {}
+            Err(End::Fatal(line)) => panic!("member {id} stops: {line}"),
+            Err(End::Stopped) => {
+                let slot = self.slots.get_mut(&id).expect("a slot");
+                let member = slot.member.take().expect("it was running");
+                self.seen.note(&member);
+                member.close().expect("closing a log");
+                slot.down_until = self.time.now() + within(&mut self.rng, Duration::from_secs(2));
+            }
+            Err(End::Removed) => {
+                let slot = self.slots.get_mut(&id).expect("a slot");
+                let member = slot.member.take().expect("it was running");
+                self.seen.note(&member);
+                self.seen.removed += 1;
+                slot.gone = true;
+            }
+        }
+    }
+
+    // ---- lives ----
+
+    fn start(&mut self, id: MemberId) {
+        let slot = self.slots.get_mut(&id).expect("a slot");
+        slot.seed += 1;
+        let disk = Arc::new(slot.disk.clone()) as Arc<dyn Disk>;
+        let (dir, files) = (DataDir::new(ROOT), slot.settings.files());
+        let own =
+            self.founders.iter().find(|one| bootstrap::member_id(&one.peer_urls, TOKEN) == id);
+        let made = match own {
+            Some(own) => bootstrap::create(&disk, &dir, &own.name, &self.founders, TOKEN, &files),
+            None => bootstrap::join(&disk, &dir, Identity { member: id, ..self.identity }, &files),
+        };
+        let started = made
+            .and_then(|()| Member::start(&slot.disk, &slot.settings, &self.time, slot.seed ^ id.0));
+        if slot.disk.crashed() {
+            self.crashed(id);
+            return;
+        }
+        match started {
+            Ok(member) => slot.member = Some(member),
+            Err(error) => panic!("member {id} cannot start: {error}"),
+        }
+    }
+
+    /// The disk has stopped: the process was killed, or the power went.
+    fn crashed(&mut self, id: MemberId) {
+        let slot = self.slots.get_mut(&id).expect("a slot");
+        if let Some(member) = slot.member.take() {
+            self.seen.note(&member);
+        }
+        self.seen.crashes += 1;
+        if self.rng.one_in(3) {
+            slot.disk.restart();
+        } else {
+            let image = slot.disk.image(&mut self.rng);
+            slot.disk = Faulty::from_image(&image, self.rng.next_u64()).expect("an image");
+        }
+        slot.down_until = self.time.now() + within(&mut self.rng, Duration::from_secs(3));
+    }
+
+    /// Lets the disk of a member stop at its next operation but so many.
+    pub(crate) fn crash(&mut self, id: MemberId, operations: u64) {
+        let disk = &self.slots[&id].disk;
+        disk.crash_at(disk.operations() + operations);
+    }
+
+    // ---- the network ----
+
+    fn send(&mut self, from: MemberId, sent: Sent) {
+        let (to, delivery) = match sent {
+            Sent::Message(message) => (MemberId(message.to()), Delivery::Message(message)),
+            Sent::Snapshot(message, file) => {
+                (MemberId(message.to()), Delivery::Snapshot { message, file })
+            }
+        };
+        let lost = self.faults.lose_one_in > 0 && self.rng.one_in(self.faults.lose_one_in);
+        if lost || self.cut.contains(&(from, to)) || !self.slots.contains_key(&to) {
+            match delivery {
+                Delivery::Snapshot { .. } => {
+                    self.post(to, from, Delivery::Sent { member: to, ok: false });
+                }
+                _ if self.rng.one_in(2) => {
+                    self.post(to, from, Delivery::Unreachable { member: to });
+                }
+                _ => {}
+            }
+            return;
+        }
+        // What repeats a proposal is a client.
+        if let Delivery::Message(message) = &delivery
+            && message.r#type() != MessageType::MsgProp
+            && self.faults.repeat_one_in > 0
+            && self.rng.one_in(self.faults.repeat_one_in)
+        {
+            let again = Delivery::Message(message.clone());
+            self.post(from, to, again);
+        }
+        self.post(from, to, delivery);
+    }
+
+    fn post(&mut self, from: MemberId, to: MemberId, delivery: Delivery) {
+        let mut delay = within(&mut self.rng, self.faults.delay);
+        if matches!(delivery, Delivery::Snapshot { .. }) {
+            delay += within(&mut self.rng, Duration::from_millis(200));
+        }
+        self.next_delivery += 1;
+        let at = (self.time.now() + delay, self.next_delivery);
+        self.network.insert(at, (from, to, delivery));
+    }
+
+    fn deliver(&mut self) {
+        while let Some(entry) = self.network.first_entry()
+            && entry.key().0 <= self.time.now()
+        {
+            let (from, to, delivery) = entry.remove();
+            let disk_crashed = {
+                let Some(slot) = self.slots.get_mut(&to) else { continue };
+                match (&mut slot.member, delivery) {
+                    (Some(member), Delivery::Message(message)) => {
+                        let message = Box::new(message);
+                        member.inbox.push_back(Input::Message(message));
+                    }
+                    (Some(member), Delivery::Sent { member: to, ok }) => {
+                        member.inbox.push_back(Input::SnapshotSent { member: to, ok });
+                    }
+                    (Some(member), Delivery::Unreachable { member: to }) => {
+                        member.inbox.push_back(Input::Unreachable { member: to });
+                    }
+                    (Some(member), Delivery::Snapshot { message, file }) => {
+                        let ok = member.receive(message, &file);
+                        let crashed = slot.disk.crashed();
+                        self.post(to, from, Delivery::Sent { member: to, ok: ok && !crashed });
+                    }
+                    (None, Delivery::Snapshot { .. }) => {
+                        self.post(to, from, Delivery::Sent { member: to, ok: false });
+                    }
+                    (None, _) => {}
+                }
+                self.slots[&to].disk.crashed()
+            };
+            if disk_crashed {
+                self.crashed(to);
+            }
+        }
+    }
+
+    /// Cuts some links, in one direction or both, or mends all.
+    fn cut(&mut self) {
+        self.cut.clear();
+        let ids = self.ids();
+        let victim = *self.rng.pick(&ids);
+        let kind = self.rng.below(5);
+        for other in ids.into_iter().filter(|other| *other != victim) {
+            if kind == 1 || kind == 2 {
+                self.cut.insert((victim, other));
+            }
+            if kind == 1 || kind == 3 {
+                self.cut.insert((other, victim));
+            }
+            if kind == 4 && self.rng.one_in(2) {
+                self.cut.insert((other, victim));
+                self.cut.insert((victim, other));
+            }
+        }
+    }
+
+    /// Cuts one member off.
+    pub(crate) fn isolate(&mut self, victim: MemberId) {
+        for other in self.ids() {
+            self.cut.insert((victim, other));
+            self.cut.insert((other, victim));
+        }
+    }
+
+    pub(crate) fn mend(&mut self) {
+        self.cut.clear();
+    }
+
+    // ---- clients and operators ----
+
+    pub(crate) fn ask(&mut self, id: MemberId) {
+        let outstanding: usize = self.running().map(|member| member.pending.len()).sum();
+        let slot = self.slots.get_mut(&id).expect("a slot");
+        let Some(member) = &mut slot.member else { return };
+        match self.rng.below(10) {
+            0..3 => member.read(&self.history),
+            3 if self.rng.one_in(4) => member.commit_now(),
+            _ if outstanding < OUTSTANDING_MAX => {
+                let revision = self.history.acknowledged.get().max(1);
+                for _ in 0..1 + self.rng.below(4) {
+                    let Proposal::Request(mut request) = self.workload.next(revision) else {
+                        unreachable!("members are changed elsewhere")
+                    };
+                    let id = member.ids.next();
+                    request.header = Some(RequestHeader { id: id.get(), ..Default::default() });
+                    member.pending.insert(id, ());
+                    let data = request.encode_to_vec().into();
+                    member.inbox.push_back(Input::Propose { id, data });
+                }
+            }
+            _ => {}
+        }
+        // Clients give up.
+        if member.pending.len() > OUTSTANDING_MAX / 2 && self.rng.one_in(20) {
+            member.pending.clear();
+        }
+    }
+
+    fn happens(&mut self, one_in: u64) -> bool {
+        one_in > 0 && self.rng.one_in(one_in)
+    }
+
+    fn disturb(&mut self) {
+        let ids = self.ids();
+        let id = *self.rng.pick(&ids);
+        if self.happens(self.faults.crash_one_in) && self.slots[&id].member.is_some() {
+            let operations = self.rng.below(60);
+            self.crash(id, operations);
+        }
+        if self.happens(self.faults.cut_one_in) {
+            self.cut();
+        }
+        if self.happens(self.faults.stop_one_in) {
+            self.stop(id);
+        }
+        if self.happens(self.faults.transfer_one_in)
+            && let Some(leader) = self.leader()
+            && let Some(member) = self.member(leader)
+        {
+            member.transfer(id);
+        }
+        if self.happens(self.faults.stall_one_in) {
+            let until = self.time.now() + within(&mut self.rng, Duration::from_secs(5));
+            if let Some(member) = self.member(id) {
+                member.stalled_until = until;
+                self.seen.stalls += 1;
+            }
+        }
+        if self.happens(self.faults.change_one_in) {
+            self.change_members(id);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, id: MemberId) {
+        let connected: Vec<MemberId> = self.running().map(|member| member.id).collect();
+        if let Some(member) = self.member(id)
+            && !member.stopping
+        {
+            member.stopping = true;
+            member.inbox.push_back(Input::Stop { connected });
+        }
+    }
+
+    /// Adds a learner, gives it a vote, or removes somebody.
+    fn change_members(&mut self, by: MemberId) {
+        let Some(member) = self.slots.get(&by).and_then(|slot| slot.member.as_ref()) else {
+            return;
+        };
+        let members = member.shared().members();
+        let learner = members.iter().find(|member| member.is_learner).map(|member| member.id);
+        let voters: Vec<MemberId> =
+            members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect();
+        let (kind, id, context) = match learner {
+            Some(id) if self.rng.one_in(2) => {
+                let context = format!(r#"{{"id":{},"peerURLs":null,"isPromote":true}}"#, id.0);
+                (ConfChangeType::ConfChangeAddNode, id, Some(context))
+            }
+            None if members.len() < MEMBERS_MAX => {
+                let id = MemberId(self.next_member);
+                self.next_member += 1;
+                let member = store::Member {
+                    id,
+                    peer_urls: vec![format!("http://n{id}:2380")],
+                    is_learner: true,
+                    ..store::Member::default()
+                };
+                let slot = Slot::new(&mut self.rng);
+                self.slots.insert(id, slot);
+                (ConfChangeType::ConfChangeAddLearnerNode, id, Some(member.to_json()))
+            }
+            _ if voters.len() > 3 => {
+                let id = *self.rng.pick(&voters);
+                (ConfChangeType::ConfChangeRemoveNode, id, None)
+            }
+            _ => return,
+        };
+        self.propose_change(by, kind, id, context);
+    }
+
+    pub(crate) fn propose_change(
+        &mut self,
+        by: MemberId,
+        kind: ConfChangeType,
+        id: MemberId,
+        context: Option<String>,
+    ) {
+        self.seen.changes += 1;
+        let Some(member) = self.member(by) else { return };
+        let request = member.ids.next();
+        let change = ConfChange {
+            id: Some(request.get()),
+            r#type: Some(kind.into()),
+            node_id: Some(id.get()),
+            context: context.map(Into::into),
+        };
+        member.inbox.push_back(Input::ProposeConfChange { id: request, change });
+    }
+
+    /// Adds a member, which starts at once.
+    pub(crate) fn add_voter(&mut self, by: MemberId) -> MemberId {
+        let id = MemberId(self.next_member);
+        self.next_member += 1;
+        let member = store::Member {
+            id,
+            peer_urls: vec![format!("http://n{id}:2380")],
+            ..store::Member::default()
+        };
+        let slot = Slot::new(&mut self.rng);
+        self.slots.insert(id, slot);
+        let kind = ConfChangeType::ConfChangeAddNode;
+        self.propose_change(by, kind, id, Some(member.to_json()));
+        id
+    }
+
+    // ---- the end ----
+
+    /// Everything is mended, nobody asks for anything: all come to the same state.
+    pub(crate) fn settle(&mut self) {
+        self.faults = Faults::NONE;
+        self.mend();
+        for step in 0..SETTLE_STEPS_MAX {
+            self.step(false);
+            if step % 64 == 0 && self.is_settled() {
+                return;
+            }
+        }
+        for (id, slot) in &self.slots {
+            let status = slot.member.as_ref().map(|member| member.node.status());
+            eprintln!("{id}: gone {}, {status:?}", slot.gone);
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    /// Who belongs to the cluster, as its leader says.
+    fn belonging(&self) -> Option<BTreeSet<MemberId>> {
+        let leader = self.leader()?;
+        let leader = self.slots[&leader].member.as_ref()?;
+        Some(leader.shared().members().into_iter().map(|member| member.id).collect())
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(belonging) = self.belonging() else { return false };
+        let committed = self.running().map(|member| member.node.status().committed).max();
+        belonging.iter().all(|id| {
+            let member = self.slots.get(id).and_then(|slot| slot.member.as_ref());
+            member.is_some_and(|member| {
+                let status = member.node.status();
+                Some(status.applied) == committed
+                    && member.is_quiet()
+                    && status.leader != MemberId::NONE
+                    && status.database == status.applied
+            })
+        }) && self.running().any(|member| member.node.status().leader == member.id)
+    }
+
+    /// Compares all members with each other, with the log, and with what was promised.
+    pub(crate) fn check(&mut self) {
+        let belonging = self.belonging().expect("a leader");
+        let entries: Vec<_> = self.history.entries.values().cloned().collect();
+        assert_eq!(entries.last().map(|last| last.index()), Some(entries.len() as u64), "a gap");
+        let settings = &self.slots.values().next().expect("a slot").settings;
+        let mut oracle = Oracle::new(settings.store(MemberId(1)));
+        let replayed = oracle.replay(&entries, &self.history.acknowledged_answers);
+        let expected = replayed.and_then(|shared| portrait(&shared)).expect("the log's replay");
+        for id in belonging {
+            let member = self.slots[&id].member.as_ref().expect("it runs");
+            let found = portrait(&member.shared()).expect("a portrait");
+            assert!(found == expected, "member {id}: {}", found.difference(&expected));
+            assert!(member.shared().revision() >= self.history.acknowledged);
+        }
+        self.sum_up();
+    }
+
+    fn sum_up(&mut self) {
+        for slot in self.slots.values() {
+            if let Some(member) = &slot.member {
+                self.seen.note(member);
+            }
+        }
+        self.seen.snapshots = self.history.snapshots;
+        self.seen.acknowledged = self.history.acknowledged_answers.len();
+        self.seen.entries = self.history.entries.len();
+        self.seen.terms = self.history.terms();
+    }
+}
+
+impl Slot {
+    fn new(rng: &mut Rng) -> Self {
+        let disk = Faulty::new(rng.next_u64());
+        let settings = Settings::draw(rng);
+        let down_until = Moment::default();
+        Self { disk, settings, member: None, down_until, seed: 0, gone: false }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, member: &Member) {
+        self.installs += member.installs;
+        self.reads += member.reads;
+        self.transfers += member.transfers;
+        self.handed_over += member.node.disk_stalls();
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.crashes_while_installing += other.crashes_while_installing;
+        self.installs += other.installs;
+        self.snapshots += other.snapshots;
+        self.acknowledged += other.acknowledged;
+        self.entries += other.entries;
+        self.reads += other.reads;
+        self.transfers += other.transfers;
+        self.handed_over += other.handed_over;
+        self.stalls += other.stalls;
+        self.terms += other.terms;
+        self.changes += other.changes;
+        self.removed += other.removed;
+    }
+}
