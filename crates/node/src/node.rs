@@ -9,7 +9,7 @@
 //!    commit index of at least *i*.
 //! 4. A snapshot record follows the database commit that covers it, and the release of segments
 //!    follows the record.
-//! 5. database <= applied <= committed; applied + [`limits::APPLY_BACKLOG_MAX`] bounds what is
+//! 5. database <= applied <= committed; applied + [`base::limits::APPLY_BACKLOG_MAX`] bounds what is
 //!    taken in.
 //! 6. A received snapshot is installed when the log has synced it, everything handed out before is
 //!    applied, and no commit of the database is under way; nothing after it is handed out before.
@@ -18,24 +18,30 @@
 //!
 //! *Contract.* `server/etcdserver/raft.go` and `server.go` of etcd v3.7.1.
 
+mod ending;
+mod proposals;
+mod snapshots;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{LogIndex, MemberId, Moment, RequestId, RequestIds, Term, limits};
+use base::{LogIndex, MemberId, Moment, RequestIds, Term};
 use proto::membershippb::Attributes;
-use proto::raftpb::{ConfChange, ConfChangeType, Entry, Message, MessageType, Snapshot};
-use raft::{AppendReceipt, ProposeError, Raft, Role};
+use proto::raftpb::{ConfChange, ConfChangeType, Message, MessageType};
+use raft::{AppendReceipt, Raft, Role};
 
 use crate::commits::Commits;
 use crate::effect::{Answer, ApplyEffect, Effects, LogEffect};
-use crate::handover::{Stall, Transfers, hand_over};
+use crate::handover::{Stall, Transfers};
 use crate::held::{Held, Proposal};
 use crate::input::{ApplyReceipt, CommitReceipt, Input, LogReceipt, Pending, Ticket};
-use crate::leader::{Duties, Own, Standing};
+use crate::leader::{Duties, Own};
 use crate::reads::Reads;
 use crate::requests::Rejected;
 use crate::state::State;
+use ending::Ending;
+use snapshots::Install;
 
 /// Entries handed out to be applied at once, in encoded bytes; etcd's `MaxSizePerMsg`.
 const APPLY_BYTES_MAX: usize = 1 << 20;
@@ -43,23 +49,6 @@ const APPLY_BYTES_MAX: usize = 1 << 20;
 /// Portions of entries that the apply lane may hold: enough to keep it busy, few enough for the
 /// next portion to be large under load.
 const APPLYING_MAX: usize = 3;
-
-/// Data of entries not applied yet, beyond which proposals are refused.
-const UNAPPLIED_BYTES_MAX: usize = 256 << 20;
-
-/// Data of applied entries that is kept for followers that lag, whatever the count says.
-const CATCHUP_BYTES_MAX: usize = 64 << 20;
-
-/// Applied entries between two compactions of the log in memory.
-const COMPACT_EVERY: u64 = 100;
-
-/// Data of entries in the log beyond which it is cut although a snapshot is on its way, whose
-/// receiver needs what follows it. Then that one gets another snapshot.
-const SENDING_BYTES_MAX: usize = 256 << 20;
-
-/// How long the log is kept after a snapshot has arrived, so that its receiver, which has yet to
-/// install it, finds what follows (`releaseDelayAfterSnapshot` of etcd).
-const SENT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a member that was removed goes on, so that others hear of it (`stopWithDelay` of etcd).
 const REMOVED_INTERVAL: Duration = Duration::from_secs(1);
@@ -154,27 +143,6 @@ enum Logging {
 struct Applying {
     upto: LogIndex,
     bytes: usize,
-}
-
-/// A snapshot from a leader, on its way into the place of all state.
-struct Install {
-    snapshot: Box<Snapshot>,
-    index: LogIndex,
-    /// The log has it: it will be installed, if not by this process then by the next.
-    is_logged: bool,
-}
-
-/// How a member ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// It does not.
-    None,
-    /// It waits for another one to lead, but not longer than this.
-    HandingOver(Moment),
-    /// It listens to nobody any more, and brings what is committed into the database.
-    Draining,
-    /// It has ended.
-    Stopped,
 }
 
 /// One member's decisions.
@@ -353,10 +321,6 @@ impl Node {
         })
     }
 
-    fn is_stopping(&self) -> bool {
-        self.ending != Ending::None
-    }
-
     /// When this member came to lead last; `None` when it never did.
     pub fn elected(&self) -> Option<Moment> {
         self.elected
@@ -457,52 +421,8 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, id: RequestId, proposal: Proposal) {
-        if let Some(reason) = self.cannot_take_in() {
-            self.answers.push(Answer::Refused { id, reason });
-            return;
-        }
-        let bytes = proposal.bytes();
-        let proposed = match &proposal {
-            Proposal::Request(data) => self.raft.propose(data.clone()),
-            Proposal::Change(change) => self.raft.propose_conf_change(change),
-        };
-        let reason = match proposed {
-            Ok(Some(_)) => {
-                self.proposed_bytes += bytes;
-                return;
-            }
-            // On its way to the leader, who counts it.
-            Ok(None) => return,
-            Err(ProposeError::NoLeader | ProposeError::Transferring) => {
-                let until = self.now + request_timeout(self.election());
-                if self.held.push(id, proposal, until) {
-                    return;
-                }
-                Rejected::TooManyRequests
-            }
-            Err(ProposeError::Removed) => Rejected::Stopped,
-            Err(_) => Rejected::TooManyRequests,
-        };
-        self.answers.push(Answer::Refused { id, reason });
-    }
-
     fn election(&self) -> Duration {
         self.config.heartbeat * self.config.election_ticks
-    }
-
-    fn cannot_take_in(&self) -> Option<Rejected> {
-        let status = self.raft.status();
-        let backlog = status.committed.0.saturating_sub(status.applied.0);
-        if self.is_stopping() {
-            Some(Rejected::Stopped)
-        } else if backlog > limits::APPLY_BACKLOG_MAX
-            || self.unapplied.0 + self.proposed_bytes > UNAPPLIED_BYTES_MAX
-        {
-            Some(Rejected::TooManyRequests)
-        } else {
-            None
-        }
     }
 
     fn read_index(&mut self, ticket: Ticket) {
@@ -511,73 +431,12 @@ impl Node {
         }
     }
 
-    fn transfer_leader(&mut self, to: MemberId, ticket: Ticket) {
-        if self.is_stopping() {
-            self.answers.push(Answer::TicketRefused(ticket, Rejected::Stopped));
-            return;
-        }
-        self.answers.extend(self.transfers.begin(&mut self.raft, (to, ticket), self.now));
-    }
-
-    /// Whether other members are still listened to.
-    fn is_deaf(&self) -> bool {
-        matches!(self.ending, Ending::Draining | Ending::Stopped)
-    }
-
     fn step(&mut self, message: Message) {
         let is_ours = message.to() == self.config.member.0;
         // A snapshot needs its database: it comes by another way.
         if is_ours && !self.is_deaf() && message.r#type() != MessageType::MsgSnap {
             // A message that makes no sense here is dropped, as if the network had lost it.
             let _dropped = self.raft.step(message);
-        }
-    }
-
-    /// Gives a snapshot to raft, which takes it or does not; then its database may go.
-    fn snapshot_received(&mut self, message: Message) {
-        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-        let index = LogIndex(metadata.map_or(0, |metadata| metadata.index()));
-        let before = self.raft.log().base().index;
-        if message.to() == self.config.member.0 && !self.is_deaf() {
-            let _dropped = self.raft.step(message);
-        }
-        let base = self.raft.log().base().index;
-        let is_taken = base == index && base > before;
-        let is_in_use = self.installing == Some(index)
-            || self.install.as_ref().is_some_and(|install| install.index == index);
-        // The log may tell of one that is ahead of the database and was never installed: it might
-        // still be needed, and goes with the next snapshot on disk.
-        if !is_taken && !is_in_use && index <= self.commits.database() {
-            self.effects.log.push(LogEffect::Discard(index));
-        }
-    }
-
-    fn snapshot_sent(&mut self, member: MemberId, ok: bool) {
-        self.raft.report_snapshot(member, ok);
-        if ok {
-            self.sending.insert(member, Some(self.now + SENT_INTERVAL));
-        } else {
-            self.sending.remove(&member);
-        }
-    }
-
-    fn stop(&mut self, connected: &[MemberId]) {
-        if self.is_stopping() {
-            return;
-        }
-        self.held.refuse(&Rejected::Stopped, &mut self.answers);
-        if hand_over(&mut self.raft, connected) {
-            self.ending = Ending::HandingOver(self.now + self.election());
-        } else {
-            self.drain();
-        }
-    }
-
-    fn drain(&mut self) {
-        self.ending = Ending::Draining;
-        self.commits.drain();
-        for message in self.commits.abandon_snapshots() {
-            self.snapshot_sent(MemberId(message.to()), false);
         }
     }
 
@@ -671,37 +530,8 @@ impl Node {
         }
     }
 
-    /// The log has a snapshot: it will be installed, and what came before it is not needed.
-    fn snapshot_logged(&mut self, at: LogIndex) {
-        if let Some(install) = self.install.as_mut().filter(|install| install.index == at) {
-            install.is_logged = true;
-        }
-        self.effects.log.push(LogEffect::Release(at));
-    }
-
     fn set_pending(&mut self, pending: Pending) {
         self.commits.set_pending(pending, self.now);
-    }
-
-    /// Cuts the log in memory behind the applied index, as far as lagging followers allow.
-    fn compact_log(&mut self, applied: LogIndex) {
-        if applied.0.saturating_sub(self.compacted_at.0) <= COMPACT_EVERY {
-            return;
-        }
-        let held = self.raft.log().bytes().saturating_sub(self.unapplied.0 + self.proposed_bytes);
-        if !self.sending.is_empty() && held <= SENDING_BYTES_MAX {
-            // Who gets a snapshot needs what follows it.
-            return;
-        }
-        self.compacted_at = applied;
-        let mut keep = self.config.catchup_entries;
-        if held > CATCHUP_BYTES_MAX {
-            // Large entries: keep the share of them that fits.
-            let share = CATCHUP_BYTES_MAX as u64 * 100 / held as u64;
-            let count = applied.0.saturating_sub(self.raft.log().base().index.0);
-            keep = keep.min(count * share / 100);
-        }
-        self.raft.compact(LogIndex(applied.0.saturating_sub(keep).max(1)));
     }
 
     // ---- what comes out ----
@@ -734,37 +564,6 @@ impl Node {
             && !self.is_deaf()
         {
             self.raft.campaign();
-        }
-    }
-
-    /// Proposes what waited for a leader.
-    fn release_held(&mut self) {
-        if self.raft.status().leader == MemberId::NONE || self.raft.transferee().is_some() {
-            return;
-        }
-        for (id, proposal) in std::iter::from_fn(|| self.held.pop()).collect::<Vec<_>>() {
-            self.propose(id, proposal);
-        }
-    }
-
-    fn propose_own(&mut self) {
-        if self.is_stopping() {
-            return;
-        }
-        let standing = Standing {
-            has_leader: self.raft.status().leader != MemberId::NONE,
-            leads: self.leads(),
-        };
-        let tracker = self.raft.tracker();
-        let members = || tracker.members().map(|(id, _)| id).collect();
-        let mut proposals = Vec::new();
-        self.duties.due(self.now, standing, &members, &*self.state, &mut proposals);
-        for (_, data) in proposals {
-            // One that goes nowhere is made again after its timeout.
-            let bytes = data.len();
-            if let Ok(Some(_)) = self.raft.propose(data) {
-                self.proposed_bytes += bytes;
-            }
         }
     }
 
@@ -839,46 +638,6 @@ impl Node {
         });
     }
 
-    /// A snapshot leaves with the state of the next commit, unless too many are on their way.
-    fn want_snapshot(&mut self, message: Message) {
-        let to = MemberId(message.to());
-        let under_way = self.sending.values().filter(|until| until.is_none()).count();
-        let is_sent = self.sending.get(&to).is_some_and(Option::is_none);
-        if is_sent || under_way >= limits::SNAPSHOTS_SENDING_MAX || self.is_stopping() {
-            self.raft.report_snapshot(to, false);
-            return;
-        }
-        self.sending.insert(to, None);
-        self.commits.want_snapshot(message);
-    }
-
-    /// Keeps count of the data that the state has not taken in.
-    fn count_appended(&mut self, entries: &[Entry]) {
-        self.proposed_bytes = 0;
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
-        let (bytes, upto) = &mut self.unapplied;
-        if first.index() > upto.0 {
-            *bytes += entries.iter().map(|entry| entry.data().len()).sum::<usize>();
-        } else {
-            // They take the place of others.
-            let log = self.raft.log();
-            let all = (log.applied().0 + 1..=log.last().index.0).map(LogIndex);
-            *bytes = all.filter_map(|at| log.entry(at)).map(|entry| entry.data().len()).sum();
-        }
-        *upto = LogIndex(last.index());
-    }
-
-    /// Hands out a snapshot to be installed as soon as nothing else is under way.
-    fn advance_install(&mut self) {
-        self.commits.hold(self.install.is_some() || self.installing.is_some());
-        let is_free = self.installing.is_none() && self.commits.is_quiet();
-        let Some(install) = self.install.take_if(|install| install.is_logged && is_free) else {
-            return;
-        };
-        self.installing = Some(install.index);
-        self.effects.apply.push(ApplyEffect::Install(install.snapshot));
-    }
-
     /// Hands out committed entries, as long as the apply lane and the memory for changes have
     /// room.
     fn hand_out_entries(&mut self) {
@@ -915,30 +674,6 @@ impl Node {
                 effect.upto <= self.synced_commit && effect.upto <= log.stable(),
                 "the database was to get ahead of the log"
             );
-        }
-    }
-
-    /// When stopping: ends as soon as everything committed is applied and in the database.
-    fn finish_stopping(&mut self) {
-        if self.ending != Ending::Draining {
-            return;
-        }
-        let status = self.raft.status();
-        let is_quiet = self.logging.is_empty()
-            && self.applying.is_empty()
-            && self.install.is_none()
-            && self.installing.is_none()
-            && status.applied == status.committed
-            && !self.raft.has_duties()
-            && self.commits.is_idle();
-        if !is_quiet {
-            return;
-        }
-        // Else the last commit is on its way.
-        if self.commits.is_drained(status.applied) {
-            self.ending = Ending::Stopped;
-            self.reads.refuse(&Rejected::Stopped, &mut self.answers);
-            self.answers.push(Answer::Stopped);
         }
     }
 }

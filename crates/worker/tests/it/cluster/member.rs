@@ -280,7 +280,7 @@ impl Member {
                     self.pending.remove(&id);
                     history.refused(id);
                 }
-                Answer::Published => {}
+                Answer::Published | Answer::Progress(..) => {}
                 Answer::Removed => self.ending = Some(End::Removed),
                 Answer::Stopped => self.ending = Some(End::Stopped),
             }

@@ -29,7 +29,7 @@ fn run(seed: u64, steps: u64) -> Seen {
 /// Runs a seed; says which one it was when it fails.
 fn named<T>(seed: u64, run: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        eprintln!("CLUSTER_SEED={seed} CLUSTER_SEEDS=1");
+        println!("CLUSTER_SEED={seed} CLUSTER_SEEDS=1");
         resume_unwind(panic)
     })
 }

@@ -590,7 +590,7 @@ impl World {
         }
         for (id, slot) in &self.slots {
             let status = slot.member.as_ref().map(|member| member.node.status());
-            eprintln!("{id}: gone {}, {status:?}", slot.gone);
+            println!("{id}: gone {}, {status:?}", slot.gone);
         }
         panic!("the cluster does not come to rest");
     }
