@@ -17,7 +17,7 @@ use crate::limits;
 use crate::pipeline::Pipeline;
 use crate::probing::{Prober, Route};
 use crate::reader::Reader;
-use crate::sending::Sending;
+use crate::sending::{End, Sending};
 use crate::status::{Picker, Status, count};
 use crate::writer::{StreamBody, StreamKind, Writer};
 
@@ -119,6 +119,7 @@ impl Peer {
             core: Arc::clone(&self.core),
             status: Arc::clone(&self.status),
             picker: Arc::clone(&self.picker),
+            end: End::of(self.id, Arc::clone(&self.core.handler)),
         };
         let task = self.core.runtime.spawn(async move {
             let _place = place;

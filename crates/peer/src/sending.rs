@@ -5,7 +5,7 @@
 //! ```
 //!
 //! *Invariants.* 1. Memory is bounded by the channel, whatever the size of the database. 2. The
-//! end is told to the handler in any case but that the peer is removed. 3. A receiver that takes
+//! end is told to the handler exactly once, whatever ends the task. 3. A receiver that takes
 //! nothing ends the post, and with it the reader.
 //!
 //! *Contract.* `snapshot_sender.go` in `server/etcdserver/api/rafthttp` of etcd v3.7.1.
@@ -24,7 +24,7 @@ use crate::call::{Answer, Call, CallError, Link, OutBody};
 use crate::codec::MessageEncoder;
 use crate::core::Core;
 use crate::event::{Event, humane};
-use crate::handler::SnapshotReader;
+use crate::handler::{Handler, SnapshotReader};
 use crate::limits;
 use crate::pipeline::{PostError, judge_post};
 use crate::status::{Picker, Status, count};
@@ -35,6 +35,33 @@ pub(crate) struct Sending {
     pub(crate) core: Arc<Core>,
     pub(crate) status: Arc<Status>,
     pub(crate) picker: Arc<Picker>,
+    pub(crate) end: End,
+}
+
+/// Tells the end of a snapshot: what it is told, or a failure when it just goes.
+pub(crate) struct End {
+    id: MemberId,
+    handler: Arc<dyn Handler>,
+    is_told: bool,
+}
+
+impl End {
+    pub(crate) fn of(id: MemberId, handler: Arc<dyn Handler>) -> Self {
+        Self { id, handler, is_told: false }
+    }
+
+    fn tell(&mut self, ok: bool) {
+        self.is_told = true;
+        self.handler.snapshot_sent(self.id, ok);
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.tell(false);
+        }
+    }
 }
 
 /// How far a body has been taken.
@@ -45,7 +72,7 @@ struct Progress {
 
 impl Sending {
     /// Sends it, and tells the end.
-    pub(crate) async fn run(self, message: Message, database: Box<dyn SnapshotReader>) {
+    pub(crate) async fn run(mut self, message: Message, database: Box<dyn SnapshotReader>) {
         let started = Instant::now();
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let index = metadata.map_or(0, |metadata| metadata.index());
@@ -64,7 +91,7 @@ impl Sending {
         match self.post(message, database).await {
             Ok(()) => {
                 self.status.activate();
-                self.core.handler.snapshot_sent(self.id, true);
+                self.end.tell(true);
                 self.core.event(describe(Event::info("sent database snapshot")));
                 count(&counters.sent_bytes, size);
                 counters.snapshot_sends.lock().observe(started.elapsed());
@@ -79,7 +106,7 @@ impl Sending {
                 count(&counters.sent_failures, 1);
                 count(&counters.snapshot_send_failures, 1);
                 self.core.handler.unreachable(self.id);
-                self.core.handler.snapshot_sent(self.id, false);
+                self.end.tell(false);
             }
         }
     }

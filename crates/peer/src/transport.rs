@@ -205,8 +205,8 @@ impl Transport {
         }
     }
 
-    /// Sends a `MsgSnap` with its database. [`Handler::snapshot_sent`] tells the end of it, unless
-    /// the receiver is removed meanwhile.
+    /// Sends a `MsgSnap` with its database. [`Handler::snapshot_sent`] tells the end of it, once,
+    /// also when the receiver is removed meanwhile.
     pub fn send_snapshot(&self, message: Message, database: Box<dyn SnapshotReader>) {
         let to = MemberId(message.to());
         match self.peer(to) {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::member::{Member, poll};
+use crate::member::{Database, Member, poll};
 use crate::raw::{self, Canned, SIGNED, ask, request};
 
 const TWO: MemberId = MemberId(2);
@@ -352,4 +352,30 @@ async fn answers_of_bad_members_are_survived() {
         one.told.until("a report", |seen| seen.unreachable == [TWO]).await;
         one.told.look(|seen| assert_eq!(seen.removed > 0, is_removal, "{answer}"));
     }
+}
+
+#[tokio::test]
+async fn a_snapshot_to_a_member_that_goes_ends() {
+    let (one, canned) = dialing("").await;
+    let metadata = SnapshotMetadata { index: Some(5), term: Some(1), conf_state: None };
+    let snapshot = Snapshot { data: None, metadata: Some(metadata) };
+    let snapshot = Message {
+        from: Some(1),
+        to: Some(2),
+        snapshot: Some(snapshot),
+        ..message(MessageType::MsgSnap)
+    };
+    let database = || Database { bytes: vec![0; 1 << 26].into(), broken_at: u64::MAX };
+    one.transport.send_snapshot(snapshot.clone(), Box::new(database()));
+    // Two streams and the upload.
+    poll("the upload", || canned.visits() >= 3).await;
+    one.told.look(|seen| assert!(seen.snapshots_sent.is_empty()));
+    // One at a time.
+    one.transport.send_snapshot(snapshot.clone(), Box::new(database()));
+    one.told.look(|seen| assert_eq!(seen.snapshots_sent, [(TWO, false)]));
+    one.transport.set_members(&[]);
+    one.told.until("the end", |seen| seen.snapshots_sent.len() == 2).await;
+    // Nobody of that name.
+    one.transport.send_snapshot(snapshot, Box::new(database()));
+    one.told.look(|seen| assert_eq!(seen.snapshots_sent, [(TWO, false); 3]));
 }
