@@ -213,9 +213,18 @@ func (c *Cluster) SameHistory(to int64) []Event {
 			for at < min(len(first), len(events)) && first[at] == events[at] {
 				at++
 			}
-			c.t.Errorf("the histories of %s and %s (%s and %s) differ from event %d of %d and %d on",
-				c.Running()[0].Name, m.Name, c.Running()[0].Kind, m.Kind, at, len(first), len(events))
+			c.t.Errorf("the histories of %s and %s (%s and %s) differ from event %d of %d and %d on:\n%s%s",
+				c.Running()[0].Name, m.Name, c.Running()[0].Kind, m.Kind, at, len(first), len(events),
+				some("<", first[at:]), some(">", events[at:]))
 		}
 	}
 	return first
+}
+
+func some(mark string, events []Event) string {
+	var text strings.Builder
+	for _, e := range events[:min(4, len(events))] {
+		fmt.Fprintf(&text, "%s %d %q=%.40q deleted %v lease %d\n", mark, e.Revision, e.Key, e.Value, e.Deleted, e.Lease)
+	}
+	return text.String()
 }

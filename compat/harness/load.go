@@ -35,6 +35,7 @@ type Load struct {
 	acknowledged, reads, retries atomic.Int64
 	lastAck                      atomic.Int64 // when, in ns since start
 	started                      time.Time
+	from                         int64 // the first revision watched
 
 	mu       sync.Mutex
 	acks     []Event
@@ -55,8 +56,16 @@ func NewLoad(endpoints []string) (*Load, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	now, err := client.Get(ctx, LoadPrefix+"end")
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
 	return &Load{
-		Pace: 2 * time.Millisecond, Attempt: 3 * time.Second, GiveUp: 20 * time.Second, client: client,
+		Pace: 2 * time.Millisecond, Attempt: 3 * time.Second, GiveUp: 20 * time.Second,
+		client: client, from: now.Header.Revision + 1,
 	}, nil
 }
 
@@ -100,7 +109,7 @@ func (l *Load) problem(format string, args ...any) {
 // watch follows all keys of the load. The client resumes a watch on another member by itself; what
 // must hold is that nothing is missing, nothing comes twice and nothing out of order.
 func (l *Load) watch(ctx context.Context) {
-	for p := range l.client.Watch(ctx, LoadPrefix, clientv3.WithPrefix(), clientv3.WithRev(1)) {
+	for p := range l.client.Watch(ctx, LoadPrefix, clientv3.WithPrefix(), clientv3.WithRev(l.from)) {
 		if err := p.Err(); err != nil && ctx.Err() == nil {
 			l.problem("the watch ended: %v", err)
 			return
@@ -169,7 +178,7 @@ func repeatable(err error) bool {
 			}
 		}
 	}
-	for _, text := range []string{"request timed out", "leader changed", "no leader", "server stopped",
+	for _, text := range []string{"request timed out", "raft proposal dropped", "leader changed", "no leader", "server stopped",
 		"deadline exceeded", "rpc not supported for learner", "too many requests", "transport is closing",
 		"connection refused", "EOF", "error reading from server", "the client connection is closing"} {
 		if strings.Contains(err.Error(), text) {
@@ -354,7 +363,7 @@ func (l *Load) Check(history []Event) []string {
 	}
 	last := l.seen
 	for _, e := range history {
-		if strings.HasPrefix(e.Key, LoadPrefix) && e.Revision <= last && !seen[place{e.Revision, e.Key}] {
+		if strings.HasPrefix(e.Key, LoadPrefix) && e.Revision >= l.from && e.Revision <= last && !seen[place{e.Revision, e.Key}] {
 			say("the watch missed %s at %d", e.Key, e.Revision)
 		}
 	}
