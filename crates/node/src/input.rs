@@ -67,8 +67,8 @@ pub enum Input {
         /// It has the whole.
         ok: bool,
     },
-    /// A leader sent a snapshot, and the database that belongs to it (`%016x.snap.db`) is on disk,
-    /// synced and verified (see `worker::verify_received`).
+    /// A leader sent a snapshot, and the database that belongs to it is on disk, synced, verified
+    /// (see `worker::verify_received`), and then named `%016x.snap.db`.
     SnapshotReceived {
         /// The `MsgSnap`.
         message: Box<Message>,

@@ -2,20 +2,21 @@
 //! place of the one that was there.
 //!
 //! ```text
-//!  %016x.snap.db ──► verify_received ──► (raft, log: .snap, record, hard state, sync) ──► put_in_place
-//!   (synced)                                                                               = db
+//!  tmp* ─► verify_received ─► %016x.snap.db ─► raft ─► log: .snap, record, hard state, sync
+//!   (synced)                                                            └─► put_in_place = db
 //! ```
 //!
 //! *Invariants.*
 //! 1. A received database takes the place of the other only when the log says so: a member that
 //!    is stopped in between finds the one or the other when it starts (see [`crate::bootstrap`]).
-//! 2. What was verified is what is installed: nobody writes to the file in between.
+//! 2. What was verified is what is installed: nobody writes to the file in between, or opens it
+//!    under the name that will be moved.
 //!
 //! *Contract.* `OpenSnapshotBackend`, `RecoverSnapshotBackend` of `server/storage/backend.go` of
 //! etcd v3.7.1, which verifies less.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::LogIndex;
@@ -68,24 +69,25 @@ pub enum ReceivedError {
 /// Memory for pages while a database is only looked at.
 const VERIFY_CACHE_BYTES: usize = 4 << 20;
 
-/// Walks over all of the database that was received with the snapshot at `index`, and says whether
-/// it is whole, belongs to it, and can be served by a server of that version. To be called before
+/// Walks over all of the database at `path`, received with the snapshot at `index` and not named
+/// after it yet, and says whether it is whole, belongs to it, and can be served by a server of
+/// that version. To be called before it gets its name, and that before
 /// [`node::Input::SnapshotReceived`]: afterwards there is no way back. Takes as long as reading
 /// the file.
 pub fn verify_received(
     place: &Place,
+    path: &Path,
     index: LogIndex,
     server_version: (u64, u64),
 ) -> Result<(), ReceivedError> {
-    let path = place.dir.received(index);
-    let failed = |action, source| ReceivedError::Move { path: path.clone(), action, source };
-    match place.disk.exists(&path) {
+    let failed = |action, source| ReceivedError::Move { path: path.to_owned(), action, source };
+    match place.disk.exists(path) {
         Ok(true) => {}
         Ok(false) => return Err(failed("find", io::ErrorKind::NotFound.into())),
         Err(error) => return Err(failed("find", error)),
     }
     let options = bolt::Options { cache_bytes: VERIFY_CACHE_BYTES, ..place.database };
-    let database = Database::open(&*place.disk, &path, options)?;
+    let database = Database::open(&*place.disk, path, options)?;
     let found = Store::inspect(&database.view(), server_version)?;
     if found == index { Ok(()) } else { Err(ReceivedError::Index { found, expected: index }) }
 }

@@ -226,27 +226,24 @@ fn write(
     let path = snap.join(format!("tmp{:016x}-{number}", index.0));
     let tell = |error: io::Error| format!("{}: {error}", path.display());
     let received = place.dir.received(index);
-    let is_there = match fill(disk, &path, arriving) {
-        Ok(true) => disk.exists(&received).map_err(tell),
+    let saved = match fill(disk, &path, arriving) {
+        // The same snapshot came before; etcd keeps the former one, too. It may be on its way into
+        // the place of the database: nobody may open it now.
+        Ok(true) if disk.exists(&received).map_err(tell)? => Ok(false),
+        Ok(true) => worker::verify_received(place, &path, index, SERVER_VERSION)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
         Ok(false) => Err("the sender went away".to_owned()),
         Err(error) => Err(tell(error)),
     };
-    let named = match is_there {
-        // The same snapshot came before; etcd keeps the former one, too.
-        Ok(true) => disk.remove(&path).map_err(tell),
-        Ok(false) => {
-            disk.rename(&path, &received).and_then(|()| disk.sync_dir(&snap)).map_err(tell)
-        }
+    match saved {
+        Ok(true) => disk.rename(&path, &received).and_then(|()| disk.sync_dir(&snap)).map_err(tell),
+        Ok(false) => disk.remove(&path).map_err(tell),
         Err(error) => {
             remove(disk, &path);
             Err(error)
         }
-    };
-    named?;
-    worker::verify_received(place, index, SERVER_VERSION).map_err(|error| {
-        remove(disk, &received);
-        error.to_string()
-    })
+    }
 }
 
 /// Writes a file until its end has come, durably. False when the end does not come.

@@ -327,10 +327,7 @@ impl Member {
     pub(crate) fn receive(&mut self, message: Message, file: &[u8]) -> bool {
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let index = LogIndex(metadata.map_or(0, |metadata| metadata.index()));
-        let stored = store_received(&self.place, index, file).map_err(|error| error.to_string());
-        let verified = stored.and_then(|()| {
-            worker::verify_received(&self.place, index, (3, 7)).map_err(|error| error.to_string())
-        });
+        let verified = store_received(&self.place, index, file);
         if verified.is_ok() {
             let message = Box::new(message);
             self.inbox.push_back(Input::SnapshotReceived { message });
@@ -349,16 +346,24 @@ fn bytes_of(view: &bolt::View) -> Vec<u8> {
     file
 }
 
-/// A file, synced, then its name; as it is when it is there already.
-fn store_received(place: &Place, index: LogIndex, bytes: &[u8]) -> std::io::Result<()> {
-    let path = place.dir.received(index);
-    if place.disk.exists(&path)? {
-        return Ok(());
-    }
+/// A file, synced and verified, then its name; as it is when it is there already.
+fn store_received(place: &Place, index: LogIndex, bytes: &[u8]) -> Result<(), String> {
+    let (disk, path) = (&place.disk, place.dir.received(index));
     let temporary = place.dir.snap().join("tmp1");
-    let file = place.disk.open(&temporary, Open::Truncate)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_data()?;
-    place.disk.rename(&temporary, &path)?;
-    place.disk.sync_dir(&place.dir.snap())
+    let write = || -> std::io::Result<bool> {
+        if disk.exists(&path)? {
+            return Ok(false);
+        }
+        let file = disk.open(&temporary, Open::Truncate)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        Ok(true)
+    };
+    if write().map_err(|error| error.to_string())? {
+        worker::verify_received(place, &temporary, index, (3, 7)).map_err(|e| e.to_string())?;
+        let named = disk.rename(&temporary, &path);
+        let synced = named.and_then(|()| disk.sync_dir(&place.dir.snap()));
+        synced.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
