@@ -9,8 +9,8 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use prost::Message as _;
 use proto::raftpb::{
-    ConfChange, ConfChangeType, ConfState, Entry, HardState, Message, MessageType, Snapshot,
-    SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+    Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
 };
 use raft::{Append, Config, Position, Raft, ReadMode, Restored};
 
@@ -67,20 +67,34 @@ impl Args {
     }
 }
 
-/// `term/index`, or `term/index:data`.
+/// `term/index`, `term/index:data`, `:data`, or `change:data` for what claims to be a change.
 fn entry(text: &str) -> Result<Entry, Box<dyn Error>> {
     let (at, data) = text.split_once(':').unwrap_or((text, ""));
-    let (term, index) = at.split_once('/').ok_or("an entry is term/index:data")?;
     let data = Some(Bytes::from(data.to_owned())).filter(|data| !data.is_empty());
+    match at {
+        "" => return Ok(Entry { data, ..Entry::default() }),
+        "change" => {
+            let kind = Some(EntryType::EntryConfChange.into());
+            return Ok(Entry { r#type: kind, data, ..Entry::default() });
+        }
+        _ => {}
+    }
+    let (term, index) = at.split_once('/').ok_or("an entry is term/index:data")?;
     Ok(Entry { r#type: None, term: Some(term.parse()?), index: Some(index.parse()?), data })
 }
 
 fn show_entry(entry: &Entry) -> String {
-    let data = match ConfChange::decode(entry.data().to_vec().as_slice()) {
-        Ok(change) if entry.r#type() != proto::raftpb::EntryType::EntryNormal => {
-            format!("{:?} {}", change.r#type(), change.node_id())
+    let data = match entry.r#type() {
+        EntryType::EntryNormal => format!("{:?}", String::from_utf8_lossy(entry.data())),
+        EntryType::EntryConfChange => ConfChange::decode(entry.data())
+            .map_or("?".to_owned(), |it| format!("{:?} {}", it.r#type(), it.node_id())),
+        EntryType::EntryConfChangeV2 => {
+            ConfChangeV2::decode(entry.data()).map_or("?".to_owned(), |it| {
+                let one = |it: &ConfChangeSingle| format!(" {:?} {}", it.r#type(), it.node_id());
+                let changes: String = it.changes.iter().map(one).collect();
+                format!("{:?}{changes}", it.transition())
+            })
         }
-        _ => format!("{:?}", String::from_utf8_lossy(entry.data())),
     };
     format!("{}/{} {data}", entry.term(), entry.index())
 }
@@ -110,7 +124,16 @@ fn show_message(message: &Message) -> String {
     for entry in &message.entries {
         let _ = write!(out, " [{}]", show_entry(entry));
     }
-    if !message.context().is_empty() {
+    if let Some(snapshot) = &message.snapshot {
+        let metadata = snapshot.metadata.clone().unwrap_or_default();
+        let voters = metadata.conf_state.clone().unwrap_or_default().voters;
+        let data = String::from_utf8_lossy(snapshot.data());
+        let at = format!("{}/{}", metadata.term(), metadata.index());
+        let _ = write!(out, " snapshot={at} voters={voters:?} data={data:?}");
+    }
+    if let Ok(number) = message.context().try_into().map(u64::from_le_bytes) {
+        let _ = write!(out, " reads={number}");
+    } else if !message.context().is_empty() {
         let _ = write!(out, " context={:?}", String::from_utf8_lossy(message.context()));
     }
     out
@@ -121,8 +144,9 @@ impl Runner {
         Ok(self.raft.as_mut().ok_or("no member: use `new` first")?)
     }
 
-    /// `new voters=1,2 [learners=3] [base=term/index] [term=] [vote=] [commit=] [prevote=]
-    /// [entry...]`: a member with the id 1 and that disk.
+    /// `new voters=1,2 [learners=3] [base=term/index] [term=] [vote=] [commit=] [entry...]`: a
+    /// member with the id 1 and that disk. `prevote=true`, `gather=false`, `inflight=`,
+    /// `message_bytes=`, `uncommitted=`, `reads=lease` and `forward=false` configure it.
     fn create(&mut self, args: &Args) -> Out {
         let id = MemberId(args.number("id")?.unwrap_or(1));
         let base = args.text("base").map(entry).transpose()?.unwrap_or_default();
@@ -147,12 +171,15 @@ impl Runner {
             heartbeat_ticks: 1,
             pre_vote: args.text("prevote") == Some("true"),
             check_quorum: true,
-            message_bytes_max: 1 << 20,
-            inflight_messages_max: 512,
-            inflight_bytes_max: 0,
+            message_bytes_max: args.number("message_bytes")?.unwrap_or(1 << 20),
+            inflight_messages_max: usize::try_from(args.number("inflight")?.unwrap_or(512))?,
+            inflight_bytes_max: args.number("inflight_bytes")?.unwrap_or(0),
             uncommitted_bytes_max: args.number("uncommitted")?.unwrap_or(0),
-            read_mode: ReadMode::Safe,
-            disable_proposal_forwarding: false,
+            read_mode: match args.text("reads") {
+                Some("lease") => ReadMode::Lease,
+                _ => ReadMode::Safe,
+            },
+            disable_proposal_forwarding: args.text("forward") == Some("false"),
             disable_conf_change_validation: false,
             step_down_on_removal: true,
             gather: args.text("gather") != Some("false"),
@@ -283,7 +310,11 @@ impl Runner {
             entries: entries?,
             snapshot,
             reject: args.text("reject").map(|text| text == "true"),
-            context: args.text("context").map(|text| text.to_owned().into()),
+            reject_hint: args.number("hint")?,
+            context: match args.number("confirms")? {
+                Some(number) => Some(Bytes::copy_from_slice(&number.to_le_bytes())),
+                None => args.text("context").map(|text| text.to_owned().into()),
+            },
             ..Message::default()
         };
         self.raft()?.step(message)?;
@@ -309,6 +340,56 @@ impl Runner {
             status.last.term,
             status.last.index,
         ))
+    }
+
+    /// `progress`: what a leader knows about the members.
+    fn progress(&mut self) -> Out {
+        let raft = self.raft()?;
+        let mut out = String::new();
+        for (id, progress) in raft.tracker().members() {
+            let _ = write!(
+                out,
+                "{id}: {:?} matched={} next={}",
+                progress.state, progress.matched, progress.next
+            );
+            let inflights = progress.inflights();
+            if inflights.count() > 0 {
+                let _ = write!(out, " inflight={}, {} bytes", inflights.count(), inflights.bytes());
+            }
+            for (word, is) in [
+                ("learner", progress.is_learner),
+                ("active", progress.recent_active),
+                ("paused", progress.is_paused()),
+            ] {
+                if is {
+                    let _ = write!(out, " {word}");
+                }
+            }
+            out.push('\n');
+        }
+        Ok(out)
+    }
+
+    /// `auto|implicit|explicit [v1] [l2] [r3]`: a change of several members.
+    fn conf_change_v2(args: &Args) -> Result<ConfChangeV2, Box<dyn Error>> {
+        let transition = match args.first()? {
+            "auto" => ConfChangeTransition::Auto,
+            "implicit" => ConfChangeTransition::JointImplicit,
+            "explicit" => ConfChangeTransition::JointExplicit,
+            other => return Err(format!("no such transition: {other}").into()),
+        };
+        let mut changes = Vec::new();
+        for change in &args.plain[1..] {
+            let kind = match change.split_at(1).0 {
+                "v" => ConfChangeType::ConfChangeAddNode,
+                "l" => ConfChangeType::ConfChangeAddLearnerNode,
+                "r" => ConfChangeType::ConfChangeRemoveNode,
+                other => return Err(format!("no such change: {other}").into()),
+            };
+            let node_id = Some(change.split_at(1).1.parse()?);
+            changes.push(ConfChangeSingle { r#type: Some(kind.into()), node_id });
+        }
+        Ok(ConfChangeV2 { transition: Some(transition.into()), changes, context: None })
     }
 
     fn conf_change(args: &Args) -> Result<ConfChange, Box<dyn Error>> {
@@ -348,6 +429,32 @@ impl Runner {
             "apply-conf-change" => {
                 let state = self.raft()?.apply_conf_change(&Self::conf_change(&args)?)?;
                 return Ok(format!("voters={:?} learners={:?}\n", state.voters, state.learners));
+            }
+            "propose-conf-change-v2" => {
+                self.raft()?.propose_conf_change_v2(&Self::conf_change_v2(&args)?)?;
+            }
+            "apply-conf-change-v2" => {
+                let state = self.raft()?.apply_conf_change_v2(&Self::conf_change_v2(&args)?)?;
+                return Ok(format!("{state:?}\n"));
+            }
+            "progress" => return self.progress(),
+            "forget-leader" => self.raft()?.forget_leader(),
+            "unreachable" => {
+                let member = MemberId(args.first_number(0)?);
+                self.raft()?.report_unreachable(member);
+            }
+            "snapshot-sent" => {
+                let member = MemberId(args.first_number(0)?);
+                let ok = args.plain.get(1).is_some_and(|how| how == "ok");
+                self.raft()?.report_snapshot(member, ok);
+            }
+            "create-snapshot" => {
+                let at = LogIndex(args.first_number(0)?);
+                let voters = args.ids("voters")?;
+                let state = ConfState { voters, ..ConfState::default() };
+                let data = args.plain.get(1).cloned().unwrap_or_default();
+                let made = self.raft()?.create_snapshot(at, state, data.into());
+                return Ok(format!("{made:?}\n"));
             }
             "read" => {
                 let context = Bytes::from(args.first()?.to_owned());
