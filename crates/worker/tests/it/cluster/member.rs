@@ -171,8 +171,14 @@ impl Member {
         self.apply.shared()
     }
 
-    pub(crate) fn is_sweeping(&self) -> bool {
-        self.apply.is_sweeping()
+    pub(crate) fn leads(&self) -> bool {
+        self.node.status().leader == self.id
+    }
+
+    /// Leads, and has applied an entry of its term: it can answer reads.
+    pub(crate) fn serves(&self) -> bool {
+        let status = self.node.status();
+        self.leads() && self.node.raft().log().term(status.applied) == Some(status.term)
     }
 
     /// Whether nothing is under way inside.

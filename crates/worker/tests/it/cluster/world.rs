@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Clock, MemberId, Moment, Rng};
-use node::Input;
+use base::{Clock, LogIndex, MemberId, Moment, Rng};
+use node::{Input, Status};
 use prost::Message as _;
 use proto::etcdserverpb::RequestHeader;
 use proto::raftpb::{ConfChange, ConfChangeType, Message, MessageType};
@@ -76,7 +76,7 @@ impl Faults {
             crash_one_in: *rng.pick(&[0, 4_000, 1_500]),
             cut_one_in: *rng.pick(&[0, 3_000, 1_200]),
             stop_one_in: *rng.pick(&[0, 8_000]),
-            change_one_in: *rng.pick(&[0, 2_500]),
+            change_one_in: *rng.pick(&[0, 400]),
             transfer_one_in: *rng.pick(&[0, 3_000]),
             stall_one_in: *rng.pick(&[0, 4_000]),
         }
@@ -113,6 +113,7 @@ pub(crate) struct Seen {
     pub(crate) acknowledged: usize,
     pub(crate) entries: usize,
     pub(crate) reads: u64,
+    pub(crate) reads_alone: u64,
     pub(crate) transfers: u64,
     pub(crate) handed_over: u64,
     pub(crate) stalls: u64,
@@ -134,6 +135,8 @@ pub(crate) struct World {
     identity: Identity,
     founders: Vec<InitialMember>,
     next_member: u64,
+    /// Whether a crash is the end of the process only, not of the power; else the seed decides.
+    pub(crate) killed: Option<bool>,
     pub(crate) seen: Seen,
 }
 
@@ -174,6 +177,7 @@ impl World {
             identity,
             founders,
             next_member: 1,
+            killed: None,
             seen: Seen::default(),
         };
         for id in ids {
@@ -194,7 +198,7 @@ impl World {
 
     /// Who leads, as most recent as anyone knows.
     pub(crate) fn leader(&self) -> Option<MemberId> {
-        let leads = |member: &&Member| member.node.status().leader == member.id;
+        let leads = |member: &&Member| member.leads();
         let leaders = self.running().filter(leads);
         leaders.max_by_key(|member| member.node.status().term).map(|member| member.id)
     }
@@ -203,8 +207,68 @@ impl World {
         self.slots.get_mut(&id)?.member.as_mut()
     }
 
-    pub(crate) fn disk(&self, id: MemberId) -> Faulty {
-        self.slots[&id].disk.clone()
+    /// Operations of a member's disk so far.
+    pub(crate) fn operations(&self, id: MemberId) -> u64 {
+        self.slots[&id].disk.operations()
+    }
+
+    pub(crate) fn operations_of_all(&self) -> Vec<u64> {
+        self.slots.values().map(|slot| slot.disk.operations()).collect()
+    }
+
+    fn running_one(&self, id: MemberId) -> &Member {
+        self.slots[&id].member.as_ref().expect("a member that runs")
+    }
+
+    pub(crate) fn status(&self, id: MemberId) -> Status {
+        self.running_one(id).node.status()
+    }
+
+    /// Up to where a member's log was cut.
+    pub(crate) fn base(&self, id: MemberId) -> LogIndex {
+        self.running_one(id).node.raft().log().base().index
+    }
+
+    pub(crate) fn installs(&self, id: MemberId) -> u64 {
+        self.running_one(id).installs
+    }
+
+    pub(crate) fn members_of(&self, id: MemberId) -> Vec<MemberId> {
+        let members = self.running_one(id).shared().members();
+        members.into_iter().map(|member| member.id).collect()
+    }
+
+    pub(crate) fn stall(&mut self, id: MemberId, duration: Duration) {
+        let until = self.time.now() + duration;
+        if let Some(member) = self.member(id) {
+            member.stalled_until = until;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, by: MemberId, id: MemberId) {
+        self.propose_change(by, ConfChangeType::ConfChangeRemoveNode, id, None);
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.time.now()
+    }
+
+    /// Runs under load, without faults, until something is so.
+    pub(crate) fn run_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        for _ in 0..SETTLE_STEPS_MAX {
+            if is_so(self) {
+                return;
+            }
+            self.step(true);
+        }
+        panic!("it never comes to this: {what}");
+    }
+
+    /// A member that follows.
+    pub(crate) fn follower(&self) -> MemberId {
+        let leader = self.leader();
+        let mut ids = self.running().map(|member| member.id);
+        ids.find(|id| Some(*id) != leader).expect("a follower")
     }
 
     /// Some steps of whoever the seed names.
@@ -258,8 +322,13 @@ impl World {
                 let slot = self.slots.get_mut(&id).expect("a slot");
                 let member = slot.member.take().expect("it was running");
                 self.seen.note(&member);
-                member.close().expect("closing a log");
+                let closed = member.close();
                 slot.down_until = self.time.now() + within(&mut self.rng, Duration::from_secs(2));
+                if slot.disk.crashed() {
+                    self.crashed(id);
+                } else {
+                    closed.expect("closing a log");
+                }
             }
             Err(End::Removed) => {
                 let slot = self.slots.get_mut(&id).expect("a slot");
@@ -298,12 +367,13 @@ impl World {
 
     /// The disk has stopped: the process was killed, or the power went.
     fn crashed(&mut self, id: MemberId) {
+        let killed = self.killed.unwrap_or_else(|| self.rng.one_in(3));
         let slot = self.slots.get_mut(&id).expect("a slot");
         if let Some(member) = slot.member.take() {
             self.seen.note(&member);
         }
         self.seen.crashes += 1;
-        if self.rng.one_in(3) {
+        if killed {
             slot.disk.restart();
         } else {
             let image = slot.disk.image(&mut self.rng);
@@ -433,9 +503,15 @@ impl World {
     // ---- clients and operators ----
 
     pub(crate) fn ask(&mut self, id: MemberId) {
+        let acknowledged = self.history.acknowledged;
         let outstanding: usize = self.running().map(|member| member.pending.len()).sum();
         let slot = self.slots.get_mut(&id).expect("a slot");
         let Some(member) = &mut slot.member else { return };
+        if member.node.status().is_alone {
+            let seen = member.shared().revision();
+            assert!(seen >= acknowledged, "a stale read of one alone: {seen} of {acknowledged}");
+            self.seen.reads_alone += 1;
+        }
         match self.rng.below(10) {
             0..3 => member.read(&self.history),
             3 if self.rng.one_in(4) => member.commit_now(),
@@ -532,7 +608,7 @@ impl World {
                 self.slots.insert(id, slot);
                 (ConfChangeType::ConfChangeAddLearnerNode, id, Some(member.to_json()))
             }
-            _ if voters.len() > 3 => {
+            _ if voters.len() > self.founders.len() => {
                 let id = *self.rng.pick(&voters);
                 (ConfChangeType::ConfChangeRemoveNode, id, None)
             }
@@ -614,7 +690,7 @@ impl World {
                     && status.leader != MemberId::NONE
                     && status.database == status.applied
             })
-        }) && self.running().any(|member| member.node.status().leader == member.id)
+        }) && self.running().any(Member::leads)
     }
 
     /// Compares all members with each other, with the log, and with what was promised.
@@ -673,6 +749,7 @@ impl Seen {
         self.acknowledged += other.acknowledged;
         self.entries += other.entries;
         self.reads += other.reads;
+        self.reads_alone += other.reads_alone;
         self.transfers += other.transfers;
         self.handed_over += other.handed_over;
         self.stalls += other.stalls;
