@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::node::{
     Answer, ApplyEffect, ApplyReceipt, CommitEffect, CommitReceipt, Effects, Input, LogEffect,
-    LogReceipt, Node, NodeConfig, Pending, Started, State, Ticket,
+    LogReceipt, Node, NodeConfig, Pending, SendSnapshot, Started, State, Ticket,
 };
 use base::{LeaseId, LogIndex, MemberId, Moment, RequestId, RequestIds, Term};
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use prost::Message as _;
 use proto::etcdserverpb::InternalRaftRequest;
 use proto::membershippb::Attributes;
 use proto::raftpb::{
-    ConfChange, ConfChangeType, ConfState, Entry, HardState, Snapshot, SnapshotMetadata,
+    ConfChange, ConfChangeType, ConfState, Entry, HardState, Message, MessageType, Snapshot,
+    SnapshotMetadata,
 };
 
 type Out = Result<String, Box<dyn Error>>;
@@ -69,6 +70,10 @@ pub(crate) struct Runner {
     commit: VecDeque<CommitEffect>,
     pending: Pending,
     applied: LogIndex,
+    /// The name under which a leader was asked for a read last.
+    asked: Option<u64>,
+    /// What the last heartbeat carried.
+    heartbeat: Option<Bytes>,
 }
 
 struct Args(Vec<Argument>);
@@ -156,9 +161,25 @@ fn show_answer(answer: &Answer) -> String {
     }
 }
 
+fn voters(count: u64) -> ConfState {
+    ConfState { voters: (1..=count).collect(), ..ConfState::default() }
+}
+
+fn snapshot_at(index: u64, term: u64, members: u64) -> Snapshot {
+    let conf_state = Some(voters(members));
+    let metadata = SnapshotMetadata { conf_state, index: Some(index), term: Some(term) };
+    Snapshot { data: None, metadata: Some(metadata) }
+}
+
+fn at(snapshot: &Snapshot) -> String {
+    let metadata = snapshot.metadata.clone().unwrap_or_default();
+    format!("{}/{}", metadata.term(), metadata.index())
+}
+
 impl Runner {
     /// `new [database=n] [snapshot=n] [snapshot-count=n] [term=n] [commit=n] [entries=n]
-    /// [bootstrap=true]`: a sole voter named 1; at bootstrap its first entry adds it.
+    /// [bootstrap=true] [voters=n]`: a sole voter named 1, or one of several named from 1 on; at
+    /// bootstrap its first entry adds it.
     fn create(&mut self, args: &Args) -> Out {
         *self = Self { now: self.now, ..Self::default() };
         self.state.0.lock().version = args.text("version").map(str::to_owned);
@@ -179,7 +200,7 @@ impl Runner {
         let started = Started {
             restored: raft::Restored {
                 base: raft::Position { index: LogIndex(base), term: Term(term) },
-                conf_state: ConfState { voters: vec![1], ..ConfState::default() },
+                conf_state: voters(args.number("voters", 1)?),
                 hard_state: HardState {
                     term: Some(term),
                     vote: None,
@@ -224,6 +245,16 @@ impl Runner {
         self.log.extend(effects.log.into_iter().filter(has_receipt));
         self.apply.extend(effects.apply);
         self.commit.extend(effects.commit);
+        for message in effects.send {
+            match message.r#type() {
+                MessageType::MsgReadIndex => {
+                    let context: [u8; 8] = message.entries[0].data().try_into()?;
+                    self.asked = Some(u64::from_be_bytes(context));
+                }
+                MessageType::MsgHeartbeat => self.heartbeat = message.context,
+                _ => {}
+            }
+        }
         assert!(self.node()?.take_effects().is_empty(), "taken once");
         Ok(out)
     }
@@ -231,9 +262,12 @@ impl Runner {
     fn show(effects: &Effects, out: &mut String) {
         for effect in &effects.log {
             let _ = match effect {
-                LogEffect::Append { snapshot: _, entries, hard_state, must_sync } => {
+                LogEffect::Append { snapshot, entries, hard_state, must_sync } => {
                     let sync = if *must_sync { " and sync" } else { "" };
                     let _ = write!(out, "log: append{sync}");
+                    if let Some(snapshot) = snapshot {
+                        let _ = write!(out, " snapshot {}", at(snapshot));
+                    }
                     if !entries.is_empty() {
                         let _ = write!(out, " {}", show_entries(entries));
                     }
@@ -255,15 +289,23 @@ impl Runner {
                 ApplyEffect::Entries(entries) => {
                     writeln!(out, "apply: {}", show_entries(entries))
                 }
+                ApplyEffect::Install(snapshot) => {
+                    writeln!(out, "apply: install snapshot {}", at(snapshot))
+                }
                 other => writeln!(out, "apply: {other:?}"),
             };
         }
-        for CommitEffect { upto, snapshot, .. } in &effects.commit {
+        for CommitEffect { upto, snapshot, views } in &effects.commit {
             let snapshot = if *snapshot { ", for a snapshot" } else { "" };
-            let _ = writeln!(out, "commit: up to {upto}{snapshot}");
+            let views = if *views > 0 { format!(", {views} views") } else { String::new() };
+            let _ = writeln!(out, "commit: up to {upto}{snapshot}{views}");
         }
         for message in &effects.send {
             let _ = writeln!(out, "send: {:?} to {}", message.r#type(), message.to());
+        }
+        for SendSnapshot { message } in &effects.snapshots {
+            let snapshot = message.snapshot.as_ref().map(at).unwrap_or_default();
+            let _ = writeln!(out, "send: snapshot {snapshot} to {}", message.to());
         }
         for answer in &effects.answers {
             let _ = writeln!(out, "answer: {}", show_answer(answer));
@@ -331,10 +373,7 @@ impl Runner {
     fn committed(&mut self) -> Result<(), Box<dyn Error>> {
         let CommitEffect { upto, snapshot, .. } =
             self.commit.pop_front().ok_or("the commit lane is empty")?;
-        let snapshot = snapshot.then(|| {
-            let metadata = SnapshotMetadata { index: Some(upto.0), ..Default::default() };
-            Box::new(Snapshot { data: None, metadata: Some(metadata) })
-        });
+        let snapshot = snapshot.then(|| Box::new(snapshot_at(upto.0, 0, 3)));
         self.node()?.handle(Input::Committed(CommitReceipt { upto, snapshot }));
         Ok(())
     }
@@ -358,6 +397,142 @@ impl Runner {
             out.extend(answers.map(|line| format!("{line}\n")));
         }
         Err("it does not settle".into())
+    }
+
+    /// `recv KIND from=n [term=n] [index=n] [log-term=n] [commit=n] [entries=n] [reject=true]
+    /// [snapshot=n] [id=n]`: a message from another member; of the present term unless it says.
+    fn recv(&mut self, args: &Args) -> Result<(), Box<dyn Error>> {
+        let present = self.node()?.status().term.0;
+        let (term, index) = (args.number("term", present)?, args.number("index", 0)?);
+        let kind = match args.plain().next() {
+            Some("app") => MessageType::MsgApp,
+            Some("app-resp") => MessageType::MsgAppResp,
+            Some("heartbeat") => MessageType::MsgHeartbeat,
+            Some("heartbeat-resp") => MessageType::MsgHeartbeatResp,
+            Some("vote") => MessageType::MsgVote,
+            Some("vote-resp") => MessageType::MsgVoteResp,
+            Some("prop") => MessageType::MsgProp,
+            Some("read-resp") => MessageType::MsgReadIndexResp,
+            Some("snap") => MessageType::MsgSnap,
+            other => return Err(format!("no such message: {other:?}").into()),
+        };
+        let entry = |index| Entry {
+            term: Some(term),
+            index: Some(index),
+            data: Some(format!("e{index}").into()),
+            ..Entry::default()
+        };
+        let mut entries: Vec<Entry> =
+            (index + 1..=index + args.number("entries", 0)?).map(entry).collect();
+        let (mut context, is_prop) = (None, kind == MessageType::MsgProp);
+        match kind {
+            MessageType::MsgProp => {
+                let data = args.text("data").unwrap_or("forwarded").to_owned();
+                entries = vec![Entry { data: Some(data.into()), ..Entry::default() }];
+            }
+            MessageType::MsgReadIndexResp => {
+                let data = self.asked.ok_or("nothing was asked")?.to_be_bytes().to_vec();
+                entries = vec![Entry { data: Some(data.into()), ..Entry::default() }];
+            }
+            MessageType::MsgHeartbeatResp => context = self.heartbeat.clone(),
+            _ => {}
+        }
+        let snapshot = match args.number("snapshot", 0)? {
+            0 => None,
+            at => Some(snapshot_at(at, args.number("log-term", term)?, args.number("voters", 3)?)),
+        };
+        let message = Box::new(Message {
+            r#type: Some(kind.into()),
+            to: Some(1),
+            from: Some(args.number("from", 2)?),
+            term: Some(term).filter(|_| !is_prop),
+            index: Some(index),
+            log_term: Some(args.number("log-term", 0)?),
+            commit: Some(args.number("commit", 0)?),
+            reject: Some(args.text("reject") == Some("true")),
+            entries,
+            snapshot,
+            context,
+            ..Message::default()
+        });
+        self.node()?.handle(match kind {
+            MessageType::MsgSnap => Input::SnapshotReceived { message },
+            _ => Input::Message(message),
+        });
+        Ok(())
+    }
+
+    /// `lead`: becomes the leader by the vote of 2, which also acknowledges everything; silently.
+    fn lead(&mut self) -> Out {
+        for _ in 0..200 {
+            self.settle()?;
+            let raft = self.node()?.raft().status();
+            let mut answer = |kind: &str, index: u64| {
+                let args = vec![Argument::Positional(kind.into())];
+                let index = Argument::KeyValue("index".into(), index.to_string());
+                self.recv(&Args([args, vec![index]].concat()))
+            };
+            match raft.role {
+                raft::Role::Candidate => answer("vote-resp", 0)?,
+                raft::Role::Leader if raft.committed < raft.last.index => {
+                    answer("app-resp", raft.last.index.0)?;
+                }
+                raft::Role::Leader if raft.applied == raft.committed => return Ok(String::new()),
+                raft::Role::Leader => {}
+                _ => {
+                    self.now += Duration::from_millis(100);
+                    let now = Moment::default() + self.now;
+                    self.node()?.handle(Input::Tick { now });
+                }
+            }
+            self.take(String::new())?;
+        }
+        Err("it does not come to lead".into())
+    }
+
+    /// What comes from others, or is about them.
+    fn execute_cluster(&mut self, command: &str, args: &Args) -> Result<bool, Box<dyn Error>> {
+        let member = MemberId(args.number("to", 0)?);
+        match command {
+            "recv" => self.recv(args)?,
+            "sent" => {
+                let ok = args.text("ok") != Some("false");
+                self.node()?.handle(Input::SnapshotSent { member, ok });
+            }
+            "unreachable" => self.node()?.handle(Input::Unreachable { member }),
+            "connected" => self.node()?.handle(Input::Connected),
+            "transfer" => {
+                let ticket = Ticket(args.first(0)?);
+                self.node()?.handle(Input::TransferLeader { to: member, ticket });
+            }
+            "versions" => {
+                let told = |argument: &Argument| match argument {
+                    Argument::KeyValue(id, version) => {
+                        let version = Some(version.clone()).filter(|version| version != "none");
+                        Some((MemberId(id.parse().ok()?), version))
+                    }
+                    _ => None,
+                };
+                let versions = args.0.iter().filter_map(told).collect();
+                self.node()?.handle(Input::MemberVersions { versions });
+            }
+            "remove" => {
+                let change = ConfChange {
+                    id: Some(9),
+                    r#type: Some(ConfChangeType::ConfChangeRemoveNode.into()),
+                    node_id: Some(args.first(0)?),
+                    context: None,
+                };
+                self.node()?.handle(Input::ProposeConfChange { id: RequestId(9), change });
+            }
+            "stop" => {
+                let connected = args.plain().map(|id| id.parse().map(MemberId));
+                let connected = connected.collect::<Result<_, _>>()?;
+                self.node()?.handle(Input::Stop { connected });
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn status(&mut self) -> Out {
@@ -417,7 +592,7 @@ impl Runner {
             "logged" => self.logged(&args)?,
             "applied" => self.applied(&args)?,
             "committed" => self.committed()?,
-            "stop" => self.node()?.handle(Input::Stop { connected: Vec::new() }),
+            "lead" => return self.lead(),
             "settle" => return self.settle(),
             "status" => return self.status(),
             "version" => {
@@ -430,7 +605,11 @@ impl Runner {
                 self.state.0.lock().expired.extend(leases.map(LeaseId));
                 return Ok(String::new());
             }
-            other => return Err(format!("no such command: {other}").into()),
+            other => {
+                if !self.execute_cluster(other, &args)? {
+                    return Err(format!("no such command: {other}").into());
+                }
+            }
         }
         self.take(String::new())
     }

@@ -8,7 +8,7 @@ mod history;
 mod member;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use base::{MemberId, Rng};
@@ -23,8 +23,9 @@ const STEPS: u64 = 12_000;
 /// Runs a seed; says which one it was when it fails.
 fn named<T>(name: &str, seed: u64, run: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        println!("{name}={seed} {name}S=1");
-        resume_unwind(panic)
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+        panic!("{name}={seed} {name}S=1: {text}")
     })
 }
 

@@ -664,11 +664,9 @@ impl World {
                 return;
             }
         }
-        for (id, slot) in &self.slots {
-            let status = slot.member.as_ref().map(|member| member.node.status());
-            println!("{id}: gone {}, {status:?}", slot.gone);
-        }
-        panic!("the cluster does not come to rest");
+        let status = |slot: &Slot| slot.member.as_ref().map(|member| member.node.status());
+        let all: Vec<_> = self.slots.iter().map(|(id, slot)| (id, status(slot))).collect();
+        panic!("the cluster does not come to rest: {all:?}");
     }
 
     /// Who belongs to the cluster, as its leader says.
