@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod ci;
+mod cluster;
 mod codegen;
 mod job;
 mod perf;
@@ -17,6 +18,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask TASK
   ci                   everything that must hold before a change lands
   tidy                 house rules that a program can check
+  cluster [MEMBERS]    three members on 2379, 22379 and 32379, until ctrl-c
   codegen              the Rust code of the wire messages, from crates/proto/proto
   perf [ROUNDS]        load beside real etcd; needs Go and a release build
   prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
@@ -42,6 +44,8 @@ fn run(words: &[&str]) -> Result<()> {
     match words {
         ["ci"] => ci::run(&root()),
         ["tidy"] => tidy::run(&root()),
+        ["cluster"] => cluster::run(&root(), "3"),
+        ["cluster", members] => cluster::run(&root(), members),
         ["codegen"] => codegen::write(),
         ["perf"] => perf::beside_etcd(&root(), 1),
         ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?),
