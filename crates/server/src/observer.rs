@@ -69,6 +69,29 @@ impl Observer for Watcher {
         log::warn("repaired the end of the write-ahead log").field("repair", what).emit();
     }
 
+    fn installing(&self, index: u64, term: u64) {
+        log::info("applying snapshot")
+            .field("incoming-leader-snapshot-index", &index)
+            .field("incoming-leader-snapshot-term", &term)
+            .emit();
+    }
+
+    fn installed(&self, index: u64, term: u64, took: Duration) {
+        log::info("applySnapshot: opened snapshot backend").emit();
+        log::info("applied snapshot")
+            .field("incoming-leader-snapshot-index", &index)
+            .field("incoming-leader-snapshot-term", &term)
+            .duration("took", took)
+            .emit();
+    }
+
+    fn recovered(&self, before: u64, snapshot: u64) {
+        log::info("Recovering from snapshot backend")
+            .field("consistent-index", &before)
+            .field("snapshot-index", &snapshot)
+            .emit();
+    }
+
     fn forced(&self, identity: Identity, what: Forced) {
         let Forced { commit_in_log, commit, discarded } = what;
         if discarded > 0 {

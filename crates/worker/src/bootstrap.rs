@@ -154,6 +154,9 @@ pub struct Opened {
     pub restored: raft::Restored,
     /// A torn end that was cut off the log.
     pub repaired: Option<wal::Repair>,
+    /// The last entry that the database had before one that was received took its place: the
+    /// member had ended in between.
+    pub recovered: Option<LogIndex>,
     /// What the last hard state in the log says. The database may have more.
     commit_in_log: u64,
 }
@@ -308,7 +311,8 @@ pub fn open(
     now: Moment,
 ) -> Result<Opened, StartError> {
     let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
-    let (mut database, database_index) = open_database(disk, dir, options, LogIndex(at.index()))?;
+    let (mut database, recovered) = open_database(disk, dir, options, LogIndex(at.index()))?;
+    let database_index = Store::consistent_index(&database.view())?;
     let wal::Opened { wal, metadata, hard_state, entries, repaired } =
         Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
     let metadata = Metadata::decode(metadata).map_err(StartError::Metadata)?;
@@ -330,7 +334,17 @@ pub fn open(
     let restored = restore(&at, database_index, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
     snapshots.remove_unrecorded(LogIndex(at.index()))?;
-    Ok(Opened { identity, wal, snapshots, database, store, restored, repaired, commit_in_log })
+    Ok(Opened {
+        identity,
+        wal,
+        snapshots,
+        database,
+        store,
+        restored,
+        repaired,
+        recovered,
+        commit_in_log,
+    })
 }
 
 /// Opens the database; one that is behind the snapshot is replaced by the one received with it.
@@ -339,12 +353,12 @@ fn open_database(
     dir: &DataDir,
     options: &FileOptions,
     snapshot: LogIndex,
-) -> Result<(Database, LogIndex), StartError> {
+) -> Result<(Database, Option<LogIndex>), StartError> {
     let path = dir.database();
     let database = Database::open(&**disk, &path, options.database)?;
     let index = Store::consistent_index(&database.view())?;
     if index >= snapshot {
-        return Ok((database, index));
+        return Ok((database, None));
     }
     drop(database);
     let received = dir.received(snapshot);
@@ -354,11 +368,11 @@ fn open_database(
     disk.rename(&received, &path).map_err(directory(&received, "rename"))?;
     disk.sync_dir(&dir.snap()).map_err(directory(dir.snap(), "sync"))?;
     let database = Database::open(&**disk, &path, options.database)?;
-    let index = Store::consistent_index(&database.view())?;
-    if index < snapshot {
-        return Err(StartError::DatabaseBehind { database: index, snapshot });
+    let received = Store::consistent_index(&database.view())?;
+    if received < snapshot {
+        return Err(StartError::DatabaseBehind { database: received, snapshot });
     }
-    Ok((database, index))
+    Ok((database, Some(index)))
 }
 
 /// The consensus starts behind the snapshot. Whatever the database has of the entries after it

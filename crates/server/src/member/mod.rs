@@ -154,6 +154,9 @@ impl MemberConfig {
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
         }
+        if let Some(before) = opened.recovered {
+            observer.recovered(before.get(), opened.restored.base.index.get());
+        }
         if self.force_new_cluster {
             let forced = opened.leave_others()?;
             observer.forced(opened.identity, forced);
@@ -200,6 +203,7 @@ impl Links {
             committed: Mutex::new(opened.database.view()),
             ticked: AtomicU64::new(0),
             received: Received::default(),
+            elected: Mutex::default(),
             published: watch::Sender::new(false),
             removed: watch::Sender::new(false),
             stopped: watch::Sender::new(false),
@@ -224,6 +228,12 @@ pub trait Observer: Send + Sync {
     fn leader_changed(&self, leader: MemberId, term: u64);
     /// A torn end was cut off the log.
     fn wal_repaired(&self, what: &str);
+    /// A snapshot takes the place of all state.
+    fn installing(&self, _index: u64, _term: u64) {}
+    /// It has.
+    fn installed(&self, _index: u64, _term: u64, _took: Duration) {}
+    /// A database that was received before the last end is in its place only now.
+    fn recovered(&self, _before: u64, _snapshot: u64) {}
     /// The member was made a cluster of its own.
     fn forced(&self, _identity: Identity, _what: Forced) {}
     /// Something happened between this member and another.
@@ -253,6 +263,7 @@ struct Inner {
     ids: Arc<RequestIds>,
     request_bytes_max: usize,
     request_timeout: Duration,
+    election: Duration,
     tickets: AtomicU64,
     links: Arc<Links>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -275,6 +286,8 @@ struct Links {
     ticked: AtomicU64,
     /// What other members have waiting in the inbox.
     received: Received,
+    /// When this member was elected last.
+    elected: Mutex<Option<Instant>>,
     published: watch::Sender<bool>,
     /// This member was removed from the cluster.
     removed: watch::Sender<bool>,
@@ -324,7 +337,8 @@ impl Member {
         let known = config.network.as_ref().map_or_else(Vec::new, |network| network.known.clone());
         let outlet = Outlet { transport: transport.clone(), known };
         outlet.set_members(&store);
-        let request_timeout = node::node::request_timeout(config.election());
+        let election = config.election();
+        let request_timeout = node::node::request_timeout(election);
         let request_bytes_max = config.request_bytes_max;
         let parts = threads::Parts { config, node, opened, place, outlet, clock, observer };
         let threads = threads::spawn(parts, Arc::clone(&ids), &links)?;
@@ -336,6 +350,7 @@ impl Member {
             ids,
             request_bytes_max,
             request_timeout,
+            election,
             tickets: AtomicU64::new(0),
             links,
             threads: Mutex::new(threads),
@@ -429,6 +444,7 @@ impl Member {
             return Err(Rejected::RequestTooLarge);
         }
         let links = &self.0.links;
+        let begun = Instant::now();
         let answer = links.proposals.wait(id.get());
         self.send(Input::Propose { id, data }).inspect_err(|_| self.forget(id))?;
         match tokio::time::timeout(self.0.request_timeout, answer).await {
@@ -438,9 +454,31 @@ impl Member {
                 self.forget(id);
                 // etcd's proposal waits for a leader in a place that knows no better text.
                 let has_leader = self.status().leader != MemberId::NONE;
-                Err(if has_leader { Rejected::Timeout } else { Rejected::DeadlineExceeded })
+                Err(if has_leader { self.timeout(begun) } else { Rejected::DeadlineExceeded })
             }
         }
+    }
+
+    /// Why a proposal that was made then may have come to nothing.
+    fn timeout(&self, begun: Instant) -> Rejected {
+        let lost = |elected: Instant| elected.checked_sub(2 * self.0.election).unwrap_or(elected);
+        let elected = *self.0.links.elected.lock();
+        if elected.is_some_and(|elected| lost(elected) < begun && begun < elected) {
+            return Rejected::TimeoutLeaderFail;
+        }
+        let Some(transport) = &self.0.transport else { return Rejected::Timeout };
+        let is_connected =
+            |id: MemberId| transport.active_since(id).is_some_and(|since| since < begun);
+        let leader = self.status().leader;
+        let is_fine = if leader == self.0.id {
+            let members = self.0.store.members();
+            let others = members.iter().filter(|member| member.id != self.0.id);
+            let connected = others.filter(|member| is_connected(member.id)).count() + 1;
+            connected > members.len() / 2
+        } else {
+            leader == MemberId::NONE || is_connected(leader)
+        };
+        if is_fine { Rejected::Timeout } else { Rejected::TimeoutConnectionLost }
     }
 
     /// Puts a change of the members into the log, with an id of its own, waits until it is applied
@@ -452,6 +490,7 @@ impl Member {
         let id = self.0.ids.next();
         change.id = Some(id.get());
         let waiters = &self.0.links.conf_changes;
+        let begun = Instant::now();
         let answer = waiters.wait(id.get());
         let sent = self.send(Input::ProposeConfChange { id, change });
         let result = match sent {
@@ -459,7 +498,7 @@ impl Member {
             Ok(()) => match tokio::time::timeout(self.0.request_timeout, answer).await {
                 Ok(Ok(result)) => return result,
                 Ok(Err(_)) => Err(Rejected::Stopped),
-                Err(_) => Err(Rejected::Timeout),
+                Err(_) => Err(self.timeout(begun)),
             },
         };
         waiters.forget(id.get());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Clock, MemberId, Moment, RequestId, RequestIds, Revision};
 use node::requests::Rejected;
@@ -16,6 +16,8 @@ use node::{
 use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
+use proto::membershippb::Attributes;
+use proto::raftpb::Snapshot;
 use store::{ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
@@ -90,7 +92,9 @@ pub(super) fn spawn(
             clock: Arc::clone(&clock),
             member: node.member,
             alarmed: None,
+            changed: Vec::new(),
         },
+        attributes: node.attributes.clone(),
         pause: config.compaction_pause,
         sweeping: None,
         outlet: outlet.clone(),
@@ -98,6 +102,7 @@ pub(super) fn spawn(
         observer: Arc::clone(&observer),
     };
     let commit = CommitWorker::new(opened.database, Arc::clone(&handoff));
+    let member = node.member;
     let node = Node::new(node, started, ids, Box::new(shared))?;
 
     let mut threads = Vec::new();
@@ -141,13 +146,14 @@ pub(super) fn spawn(
         Box::new(move || run_commit(commit, &of, &ol.commit, &*oc, &*commit_observer)),
     )?;
     let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
-    let out = Out { outlet, handoff };
+    let out = Out { member, outlet, handoff };
     start("pump", Box::new(move || pump(node, &of, &ol, &out, &*clock, &*observer)))?;
     Ok(threads)
 }
 
 /// Where the pump sends what is for other members.
 struct Out {
+    member: MemberId,
     outlet: Outlet,
     handoff: Arc<Handoff>,
 }
@@ -183,6 +189,9 @@ fn pump(
         *links.status.lock() = status;
         if status.leader != leader {
             leader = status.leader;
+            if leader == out.member {
+                *links.elected.lock() = Some(Instant::now());
+            }
             observer.leader_changed(leader, status.term.get());
         }
         let timeout = node.deadline() - clock.now();
@@ -308,6 +317,8 @@ struct Apply {
     pause: Duration,
     sweeping: Option<Sweep>,
     outlet: Outlet,
+    /// What the cluster is to know about this member.
+    attributes: Attributes,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
 }
@@ -320,16 +331,42 @@ impl Apply {
             let Some(effects) = lane.take(timeout) else { return Ok(()) };
             for effect in effects {
                 let begun = self.clock.now();
+                let installing = match &effect {
+                    ApplyEffect::Install(snapshot) => Some(position(snapshot)),
+                    _ => None,
+                };
+                if let Some((index, term)) = installing {
+                    self.observer.installing(index, term);
+                }
                 let receipt = self.worker.run(effect, begun, &mut self.answers)?;
+                if let Some((index, term)) = installing {
+                    self.installed(links);
+                    self.observer.installed(index, term, self.clock.now() - begun);
+                }
                 // Before the consensus hears of a new member, and sends to it.
                 if changes_members(&receipt) {
                     self.outlet.set_members(&self.answers.shared);
                 }
                 links.inbox.push(Input::Applied(receipt));
+                // After the consensus has the change: while it has not, it refuses the next one.
+                self.answers.tell_changed();
                 self.observer.applied(self.clock.now() - begun);
                 self.sweep_if_due(links)?;
             }
             self.sweep_if_due(links)?;
+        }
+    }
+
+    /// The state that was received may know this member already: then the entry that told of it is
+    /// in there, and nobody will hear of it any more.
+    fn installed(&self, links: &Links) {
+        let own = self.answers.shared.member(self.answers.member);
+        let is_known = own.is_some_and(|own| {
+            (own.name.as_str(), own.client_urls.as_slice())
+                == (self.attributes.name.as_str(), self.attributes.client_urls.as_slice())
+        });
+        if is_known {
+            links.published.send_replace(true);
         }
     }
 
@@ -355,6 +392,12 @@ impl Apply {
     }
 }
 
+/// Index and term of a snapshot.
+fn position(snapshot: &Snapshot) -> (u64, u64) {
+    let metadata = snapshot.metadata.as_ref();
+    metadata.map_or((0, 0), |metadata| (metadata.index(), metadata.term()))
+}
+
 fn changes_members(receipt: &ApplyReceipt) -> bool {
     match receipt {
         ApplyReceipt::Entries { conf_changes, .. } => !conf_changes.is_empty(),
@@ -372,6 +415,16 @@ struct Answers {
     member: MemberId,
     /// When the alarm for want of space was raised last.
     alarmed: Option<Moment>,
+    /// Changes of members that are applied, and not told yet.
+    changed: Vec<(RequestId, Result<Vec<store::Member>, ConfChangeError>)>,
+}
+
+impl Answers {
+    fn tell_changed(&mut self) {
+        for (id, result) in self.changed.drain(..) {
+            self.links.conf_changes.answer(id.get(), result.map_err(Rejected::from));
+        }
+    }
 }
 
 impl Listener for Answers {
@@ -380,7 +433,7 @@ impl Listener for Answers {
     }
 
     fn conf_changed(&mut self, id: RequestId, result: Result<Vec<store::Member>, ConfChangeError>) {
-        self.links.conf_changes.answer(id.get(), result.map_err(Rejected::from));
+        self.changed.push((id, result));
     }
 
     fn out_of_space(&mut self) {
