@@ -3,6 +3,7 @@ package harness
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,7 +12,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 )
 
 // WALDir is where a data directory keeps its log.
@@ -99,4 +102,54 @@ func CheckDir(data string) error {
 	}
 	_, err := Etcdutl("hashkv", DBFile(data))
 	return err
+}
+
+// The kinds of records in a log.
+const (
+	recordEntry    = 2
+	recordSnapshot = 5
+)
+
+// Installed counts the snapshots that a member got from others, as its log shows: the records of a
+// snapshot whose index is beyond every entry before it.
+func Installed(data string) (int, error) {
+	files, err := LogFiles(data)
+	if err != nil {
+		return 0, err
+	}
+	installed, last := 0, uint64(0)
+	for _, file := range files {
+		frames, err := Frames(file)
+		if err != nil {
+			return 0, err
+		}
+		bytes, err := os.ReadFile(file)
+		if err != nil {
+			return 0, err
+		}
+		for _, frame := range frames {
+			from, to := frame.Offset+8, frame.Offset+8+frame.Size
+			record := &walpb.Record{}
+			if to > int64(len(bytes)) || proto.Unmarshal(bytes[from:to], record) != nil {
+				return installed, nil // the torn end of a log in use
+			}
+			switch record.GetType() {
+			case recordEntry:
+				entry := &raftpb.Entry{}
+				if err := proto.Unmarshal(record.Data, entry); err != nil {
+					return 0, err
+				}
+				last = entry.GetIndex()
+			case recordSnapshot:
+				snapshot := &walpb.Snapshot{}
+				if err := proto.Unmarshal(record.Data, snapshot); err != nil {
+					return 0, err
+				}
+				if snapshot.GetIndex() > last {
+					installed, last = installed+1, snapshot.GetIndex()
+				}
+			}
+		}
+	}
+	return installed, nil
 }
