@@ -61,6 +61,9 @@ pub enum ConfChangeError {
     /// There would be more learners than this member allows.
     #[error("membership: too many learner members in cluster")]
     TooManyLearners,
+    /// Nobody would be left to vote.
+    #[error("membership: the last voter cannot be removed")]
+    LastVoter,
 }
 
 /// A read cannot be answered.

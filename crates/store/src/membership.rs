@@ -279,9 +279,15 @@ impl Membership {
                 }
             }
             ConfChangeType::ConfChangeRemoveNode => {
-                if self.members.remove(&id).is_none() {
+                if !self.members.contains_key(&id) {
                     return Ok(Err(ConfChangeError::IdNotFound));
                 }
+                // Of this, every etcd dies; it is proposed only where the strict check is off, or
+                // when two removals cross.
+                if self.members.values().all(|member| member.is_learner || member.id == id) {
+                    return Ok(Err(ConfChangeError::LastVoter));
+                }
+                self.members.remove(&id);
                 self.removed.insert(id);
                 table.delete(schema::MEMBERS, schema::member(id));
                 let row = schema::name(schema::REMOVED);
@@ -442,6 +448,7 @@ mod tests {
         assert_eq!(apply(ConfChangeRemoveNode, 8, ""), Ok(Err(ConfChangeError::IdNotFound)));
         assert!(apply(add, 4, "{").is_err());
         assert!(apply(add, 4, r#"{"id":5,"peerURLs":["x"]}"#).is_err());
+        assert_eq!(apply(ConfChangeRemoveNode, 1, ""), Ok(Err(ConfChangeError::LastVoter)));
         assert_eq!(cluster.conf_state().voters, [1]);
         let unknown = ConfChange { r#type: Some(77), ..ConfChange::default() };
         assert!(cluster.change(&unknown, 1, &table).is_err());

@@ -214,6 +214,7 @@ impl From<ConfChangeError> for Rejected {
             ConfChangeError::PeerUrlExists => Self::PeerUrlExists,
             ConfChangeError::NotLearner => Self::MemberNotLearner,
             ConfChangeError::TooManyLearners => Self::TooManyLearners,
+            ConfChangeError::LastVoter => Self::MemberNotEnoughStarted,
         }
     }
 }
