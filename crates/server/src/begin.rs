@@ -35,7 +35,7 @@ const FOUNDING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) beginning: Beginning,
-    /// The members of the cluster that it joins.
+    /// The members that it begins with, or of the cluster that it joins.
     pub(crate) known: Vec<Address>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) async fn begin(
         ClusterState::New => {
             cluster.check_founding(config).map_err(|error| error.to_string())?;
             refuse_second_beginning(config, client, &cluster).await?;
-            Ok(Begun { beginning: found(config, &cluster), known: Vec::new() })
+            Ok(Begun { beginning: found(config, &cluster), known: founders(config, &cluster) })
         }
         ClusterState::Existing => {
             cluster.check_joining(config).map_err(|error| error.to_string())?;
@@ -76,6 +76,15 @@ fn found(config: &Config, cluster: &InitialCluster) -> Beginning {
     });
     let token = config.initial_cluster_token.clone();
     Beginning::Found { members: members.collect(), token }
+}
+
+/// Who the others are before the log says it: they speak to this one from the first moment on.
+fn founders(config: &Config, cluster: &InitialCluster) -> Vec<Address> {
+    let members = cluster.members().map(|(_, urls)| {
+        let urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+        (member_id(&urls, &config.initial_cluster_token), urls)
+    });
+    members.collect()
 }
 
 /// A founding member that its cluster knows as started has lost its directory: beginning again
