@@ -11,11 +11,12 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use base::{MemberId, Rng};
+use base::Rng;
 use member::Member;
 use world::{Faults, Seen, World};
 
 use crate::crash::number;
+use crate::workload::Kinds;
 
 const SEEDS: u64 = 24;
 const STEPS: u64 = 12_000;
@@ -74,27 +75,14 @@ fn the_same_seed_is_the_same_history() {
     assert_eq!(trace(), trace());
 }
 
-/// A cluster that leads, and a member of it that has missed what the log does not hold any more.
-fn lagging(seed: u64) -> (World, MemberId) {
-    let mut world = World::new(seed, 3, Faults::NONE);
-    world.run_until("a leader", |world| world.running().any(Member::serves));
-    let lagging = world.follower();
-    world.isolate(lagging);
-    let behind = world.status(lagging).applied.get();
-    world.run_until("a log that was cut", |world| {
-        let leader = world.leader().filter(|leader| *leader != lagging);
-        leader.is_some_and(|leader| world.base(leader).get() > behind + 50)
-    });
-    (world, lagging)
-}
-
 /// The process, or the power, goes between any two operations that a snapshot takes on the disk of
 /// who receives it (or, in a short run, some of them): while it comes, is recorded, is put in
 /// place, and in what follows.
 #[test]
 fn an_install_may_end_anywhere() {
     let every = number("INSTALL_EVERY", 3) as usize;
-    let (mut world, member) = lagging(11);
+    let lagging = || World::lagging(11, Kinds { members: false, newest: false, ..Kinds::ALL });
+    let (mut world, member) = lagging();
     let first = world.operations(member);
     world.mend();
     world.run_until("an install", |world| world.installs(member) > 0);
@@ -105,7 +93,7 @@ fn an_install_may_end_anywhere() {
     let mut crashes_while_installing = 0;
     for at in (0..operations).step_by(every) {
         for killed in [true, false] {
-            let (mut world, member) = lagging(11);
+            let (mut world, member) = lagging();
             world.killed = Some(killed);
             world.crash(member, at);
             world.mend();

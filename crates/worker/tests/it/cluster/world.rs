@@ -147,6 +147,12 @@ fn within(rng: &mut Rng, most: Duration) -> Duration {
 impl World {
     /// Founds a cluster of `count` members.
     pub(crate) fn new(seed: u64, count: u64, faults: Faults) -> Self {
+        let kinds = Kinds { members: false, newest: false, ..Kinds::ALL };
+        Self::with(seed, count, faults, kinds)
+    }
+
+    /// The same, with requests of these kinds.
+    pub(crate) fn with(seed: u64, count: u64, faults: Faults, kinds: Kinds) -> Self {
         let mut rng = Rng::new(seed);
         let time = Arc::new(Time::default());
         time.pass(Duration::from_secs(1));
@@ -159,7 +165,6 @@ impl World {
         let ids: Vec<MemberId> =
             founders.iter().map(|one| bootstrap::member_id(&one.peer_urls, TOKEN)).collect();
         let identity = Identity { member: MemberId::NONE, cluster: bootstrap::cluster_id(&ids) };
-        let kinds = Kinds { members: false, newest: false, ..Kinds::ALL };
         let mut slots = BTreeMap::new();
         for id in &ids {
             slots.insert(*id, Slot::new(&mut rng));
@@ -209,7 +214,27 @@ impl World {
 
     /// Operations of a member's disk so far.
     pub(crate) fn operations(&self, id: MemberId) -> u64 {
-        self.slots[&id].disk.operations()
+        self.disk(id).operations()
+    }
+
+    /// A disk, to look at.
+    pub(crate) fn disk(&self, id: MemberId) -> &Faulty {
+        &self.slots[&id].disk
+    }
+
+    /// A cluster that leads, and a member of it that has missed what the log does not hold any
+    /// more.
+    pub(crate) fn lagging(seed: u64, kinds: Kinds) -> (Self, MemberId) {
+        let mut world = Self::with(seed, 3, Faults::NONE, kinds);
+        world.run_until("a leader", |world| world.running().any(Member::serves));
+        let lagging = world.follower();
+        world.isolate(lagging);
+        let behind = world.status(lagging).applied.get();
+        world.run_until("a log that was cut", |world| {
+            let leader = world.leader().filter(|leader| *leader != lagging);
+            leader.is_some_and(|leader| world.base(leader).get() > behind + 50)
+        });
+        (world, lagging)
     }
 
     pub(crate) fn operations_of_all(&self) -> Vec<u64> {
