@@ -19,6 +19,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   tidy                 house rules that a program can check
   codegen              the Rust code of the wire messages, from crates/proto/proto
   perf [ROUNDS]        load beside real etcd; needs Go and a release build
+  perf memory          what a million keys take, beside real etcd
   prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
 
 /// The root of the workspace.
@@ -43,6 +44,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["ci"] => ci::run(&root()),
         ["tidy"] => tidy::run(&root()),
         ["codegen"] => codegen::write(),
+        ["perf", "memory"] => perf::memory_beside_etcd(&root()),
         ["perf"] => perf::beside_etcd(&root(), 1),
         ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?),
         ["prove", words @ ..] => prove::run(&root(), words),
