@@ -150,7 +150,7 @@ var masks = []struct {
 	find *regexp.Regexp
 	with string
 }{
-	{regexp.MustCompile(`\b[0-9a-f]{15,16}\b`), "ID"},
+	{regexp.MustCompile(`\b[0-9a-f]{12,16}\b`), "ID"},
 	{regexp.MustCompile(`\btook [0-9.]+(ns|µs|ms|s)`), "took TIME"},
 	{regexp.MustCompile(`took = [0-9.]+(ns|µs|ms|s)`), "took = TIME"},
 	{regexp.MustCompile(`took: [0-9.]+(ns|µs|ms|s)`), "took: TIME"},
