@@ -63,6 +63,10 @@ impl Observer for Watcher {
         log::info("elected leader").text("leader", &leader).field("term", &term).emit();
     }
 
+    fn meta_page_damaged(&self, what: &str) {
+        log::warn("used the other meta page of the database").field("damage", what).emit();
+    }
+
     fn wal_repaired(&self, what: &str) {
         log::warn("repaired the end of the write-ahead log").field("repair", what).emit();
     }

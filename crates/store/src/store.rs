@@ -113,6 +113,13 @@ impl Store {
     /// Takes up the state that a database holds; an empty one gets its first rows with the next
     /// commit.
     pub fn open(view: bolt::View, options: StoreOptions, now: Moment) -> Result<Self, OpenError> {
+        Self::load(view.clone(), options, now).map_err(|error| match error {
+            OpenError::Damaged(damage) => OpenError::Damaged(damage.placed(&view)),
+            other => other,
+        })
+    }
+
+    fn load(view: bolt::View, options: StoreOptions, now: Moment) -> Result<Self, OpenError> {
         let tables = Arc::new(Tables { active: Arc::default(), frozen: None, database: view });
         refuse_auth(&tables)?;
         let membership = Membership::load(&tables)?;
@@ -384,6 +391,9 @@ fn scan(tables: &Tables) -> Result<Scanned, Damage> {
     for row in tables.scan(last, Revision(i64::MAX)) {
         let row = row?;
         let parts = Parts::read(&row.bytes).ok_or(Damage::RowMalformed(row.at))?;
+        if !parts.may_stand_at(row.at.main, row.tombstone) {
+            return Err(Damage::RowContradicts(row.at));
+        }
         let restored = if row.tombstone {
             Restored::Tombstone
         } else {

@@ -116,6 +116,8 @@ pub trait Observer: Send + Sync {
     fn leader_changed(&self, leader: MemberId, term: u64);
     /// A torn end was cut off the log.
     fn wal_repaired(&self, what: &str);
+    /// One of the two meta pages of the database is damaged; the other was used.
+    fn meta_page_damaged(&self, what: &str);
 }
 
 /// An applied request.
@@ -179,6 +181,9 @@ impl Member {
         let opened = bootstrap::open(&disk, dir, files, options, now)?;
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
+        }
+        if let Some(damage) = opened.database.damaged_meta() {
+            observer.meta_page_damaged(&damage.finding());
         }
         let bootstrap::Identity { member: id, cluster } = opened.identity;
         let ids = Arc::new(RequestIds::new(id, clock.unix_ms()));

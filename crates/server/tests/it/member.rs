@@ -28,6 +28,7 @@ impl Observer for Deaf {
     fn compaction_finished(&self, _: i64, _: Duration) {}
     fn leader_changed(&self, _: MemberId, _: u64) {}
     fn wal_repaired(&self, _: &str) {}
+    fn meta_page_damaged(&self, _: &str) {}
 }
 
 fn config() -> MemberConfig {

@@ -54,6 +54,17 @@ impl<'a> Parts<'a> {
         Some(parts)
     }
 
+    /// Whether etcd writes such a row at that revision: what has rotted mostly does not.
+    pub(crate) fn may_stand_at(&self, revision: Revision, tombstone: bool) -> bool {
+        if *self == Self::default() {
+            return true; // A marker.
+        }
+        let put = self.modified == revision
+            && (1..=revision.0).contains(&self.create.0)
+            && self.version > 0;
+        !self.key.is_empty() && (tombstone || put)
+    }
+
     /// Appends the canonical bytes to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         put_bytes(out, KEY, self.key);

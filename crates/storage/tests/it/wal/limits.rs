@@ -143,7 +143,7 @@ fn bytes_far_behind_the_end_are_seen() {
                 assert!(torn && opened.entries.len() == 20);
             }
             Err(error) => {
-                let text = format!("offset {end}: a length of zero with data after it");
+                let text = format!("damaged at byte {end}: a length of zero with data after it");
                 assert!(!torn && error.to_string().contains(&text), "at {at}: {error}");
             }
         }
