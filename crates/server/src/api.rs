@@ -53,7 +53,11 @@ impl Options {
             warning_duration: config.warning_unary_request_duration,
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
-            watch: Limits { progress_interval, fragment_bytes: config.receive_bytes_max() },
+            watch: Limits {
+                progress_interval,
+                fragment_bytes: config.receive_bytes_max(),
+                header: Default::default(),
+            },
         }
     }
 }
