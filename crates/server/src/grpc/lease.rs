@@ -1,8 +1,9 @@
 //! Leases.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use base::LeaseId;
+use base::{LeaseId, MemberId};
 use node::requests::Rejected;
 use node::requests::lease::{self, KeepAlive};
 use proto::etcdserverpb::{
@@ -11,8 +12,10 @@ use proto::etcdserverpb::{
     LeaseTimeToLiveResponse,
 };
 use store::Response;
+use store::lease::Lessor;
 use store::quota::LEASE_COST;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::kv::mismatched;
 use super::reply::Reply;
@@ -20,6 +23,9 @@ use super::status::Status;
 use super::stream::Stream;
 use super::wire::{self, Messages};
 use crate::api::Api;
+
+/// How often a renewal looks whether somebody leads again, as etcd between two attempts.
+const LEADER_POLL: Duration = Duration::from_millis(50);
 
 pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
     api.check_quota(LEASE_COST).await?;
@@ -87,18 +93,32 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
     }
 }
 
+/// Renews a lease, where it needs be after others have done their part: the grant is applied, the
+/// revocation is done, somebody leads.
 async fn renew(api: &Api, id: LeaseId) -> Result<LeaseKeepAliveResponse, Status> {
     let lessor = api.store.lessor();
     if !lessor.exists(id) {
         // It may be granted and not applied yet.
         api.read_index().await?;
     }
-    if let KeepAlive::Answer(renewed) = lease::keep_alive(lessor, id, api.now())? {
-        if renewed.ttl > 0 {
-            api.metrics.leases_renewed.increment();
+    let deadline = Instant::now() + api.options.request_timeout;
+    loop {
+        match lease::keep_alive(lessor, id, api.now()) {
+            Ok(KeepAlive::Answer(renewed)) => {
+                if renewed.ttl > 0 {
+                    api.metrics.leases_renewed.increment();
+                }
+                return Ok(renewed);
+            }
+            // Removed, which the next turn finds; or the member leads no more, and it lives on.
+            Ok(KeepAlive::Expiring) => until_removed(lessor, id, deadline).await?,
+            Err(Rejected::NotPrimaryLessor) => until_leading(api, deadline).await?,
+            Err(other) => return Err(other.into()),
         }
-        return Ok(renewed);
     }
+}
+
+async fn until_removed(lessor: &Lessor, id: LeaseId, deadline: Instant) -> Result<(), Status> {
     let (gone, wait) = oneshot::channel();
     // A client that does not wait any more is not told.
     if !lessor.when_removed(id, move || {
@@ -106,8 +126,27 @@ async fn renew(api: &Api, id: LeaseId) -> Result<LeaseKeepAliveResponse, Status>
     }) {
         return Err(Rejected::TooManyRequests.into());
     }
-    match tokio::time::timeout(api.options.request_timeout, wait).await {
-        Ok(_) => Ok(LeaseKeepAliveResponse { id: id.get(), ..LeaseKeepAliveResponse::default() }),
+    match timeout_at(deadline, wait).await {
+        Ok(_) => Ok(()),
         Err(_) => Err(Rejected::Timeout.into()),
     }
+}
+
+/// Waits until this member can renew leases: it leads, and has promoted them. A leader elsewhere
+/// would have to be asked.
+async fn until_leading(api: &Api, deadline: Instant) -> Result<(), Status> {
+    while Instant::now() < deadline {
+        let leader = api.member.status().leader;
+        if leader != MemberId::NONE && leader != api.member.id() {
+            return Err(Rejected::NotPrimaryLessor.into());
+        }
+        if api.store.lessor().is_primary() {
+            return Ok(());
+        }
+        sleep(LEADER_POLL).await;
+    }
+    Err(match api.member.status().leader {
+        MemberId::NONE => Rejected::NoLeader.into(),
+        _ => Rejected::Timeout.into(),
+    })
 }
