@@ -47,7 +47,7 @@ func TestPowerLoss(t *testing.T) {
 	if n == 0 {
 		t.Fatalf("no images in %s", images)
 	}
-	t.Logf("%d images", n)
+	t.Logf("evidence: %d directories after power losses, opened by real etcd and by ours", n)
 }
 
 func makeImages(t *testing.T) string {

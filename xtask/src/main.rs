@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   codegen              the Rust code of the wire messages, from crates/proto/proto
   perf [ROUNDS]        load beside real etcd; needs Go and a release build
   perf memory          what a million keys take, beside real etcd
-  prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
+  prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md; --small for a trial";
 
 /// The root of the workspace.
 fn root() -> PathBuf {
