@@ -109,6 +109,7 @@ func TestBadInput(t *testing.T) {
 		run("flipped bit in the log", s.flippedLog)
 		run("flipped bit in a length field", s.flippedLength)
 		run("torn tail of the log", s.tornTail)
+		run("lost tail of the log", s.lostTail)
 		run("both meta pages flipped", s.flippedMetas)
 		run("one meta page flipped", s.flippedMeta)
 		run("page header flipped", s.flippedPages)
@@ -140,19 +141,19 @@ func (s *spoiled) flippedLength(t *testing.T) {
 	damaged(t, m, file, f.Offset, "one bit of a length is wrong")
 }
 
+// tornTail: a last record of several sectors, of which only the first was written: etcd's sign of
+// a write that nobody was told of.
 func (s *spoiled) tornTail(t *testing.T) {
 	m := s.again(t)
 	file, frames := s.segment(t)
-	// A last record of several sectors, of which one was never written: etcd's sign of a torn write.
-	f := frames[0]
-	for _, one := range frames {
-		if one.Size > 2500 {
-			f = one
+	last := frames[len(frames)-1]
+	end := (last.Offset + 8 + last.Size + 7) / 8 * 8
+	patch(t, file, end, func(part []byte) {
+		binary.LittleEndian.PutUint64(part, 3000)
+		for i := range part[8:] {
+			part[8+i] = 0x10
 		}
-	}
-	end := frames[len(frames)-1]
-	from := (f.Offset + 8 + 512 + 511) / 512 * 512
-	patch(t, file, from, func(part []byte) { clear(part) }, int(end.Offset+8+end.Size+8-from))
+	}, int((end/512+1)*512-end))
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +169,9 @@ func (s *spoiled) tornTail(t *testing.T) {
 		t.Errorf("a repaired tail must be said\n%s", m.LogTail(20))
 	}
 	before := state(t, m)
+	if before != s.state {
+		t.Errorf("the data differ\n%s", differences(s.state, before))
+	}
 	harness.MustStop(t, m)
 	m.Kind = harness.Real
 	harness.MustStart(t, m)
@@ -175,6 +179,24 @@ func (s *spoiled) tornTail(t *testing.T) {
 		t.Errorf("etcd reads the repaired directory differently\n%s", differences(before, after))
 	}
 	harness.MustStop(t, m)
+}
+
+// lostTail: sectors are missing that the database has seen the entries of, so that they were
+// written once. What goes on from there forgets writes.
+func (s *spoiled) lostTail(t *testing.T) {
+	m := s.again(t)
+	file, frames := s.segment(t)
+	f := frames[0]
+	for _, one := range frames {
+		if one.Size > 2500 {
+			f = one
+		}
+	}
+	end := frames[len(frames)-1]
+	from := (f.Offset + 8 + 512 + 511) / 512 * 512
+	patch(t, file, from, func(part []byte) { clear(part) }, int(end.Offset+8+end.Size+8-from))
+	refused(t, m, harness.WALDir(m.Dir)+": it ends at entry ", ", but the database has entry ",
+		"; restore the member from a snapshot")
 }
 
 func (s *spoiled) flippedMetas(t *testing.T) {
