@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::MemberId;
+use store::Applied;
 
 use crate::log;
 use crate::member::Observer;
@@ -33,7 +34,8 @@ impl Observer for Watcher {
         self.metrics.commit_seconds.observe(took);
     }
 
-    fn applied(&self, took: Duration) {
+    fn applied(&self, applied: &Applied, took: Duration) {
+        self.metrics.applied(applied, took);
         if took > self.slow_apply {
             self.metrics.slow_applies.increment();
             log::warn("apply request took too long")
@@ -48,6 +50,7 @@ impl Observer for Watcher {
     }
 
     fn compaction_finished(&self, revision: i64, took: Duration) {
+        self.metrics.compacted(took);
         log::info("finished scheduled compaction")
             .field("compact-revision", &revision)
             .duration("took", took)

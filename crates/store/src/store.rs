@@ -33,6 +33,7 @@ use crate::membership::{Membership, read_version};
 use crate::mvcc::compact::Compaction;
 use crate::mvcc::index::{Index, Restored};
 use crate::mvcc::{Change, Core, Parts, RevKey, View};
+use crate::operation::Counts;
 use crate::schema;
 use crate::shared::Shared;
 use crate::version::Version;
@@ -86,6 +87,8 @@ pub struct Store {
     pub(crate) view: Arc<View>,
     /// The last entry that has changed the state, and its term.
     pub(crate) applied: (LogIndex, Term),
+    /// What the entry under way has done to the keys.
+    pub(crate) counts: Counts,
     frozen: LogIndex,
     creates_buckets: bool,
     pub(crate) compacted: Revision,
@@ -175,6 +178,7 @@ impl Store {
             swept,
             removing: None,
             waiting: None,
+            counts: Counts::default(),
         };
         store.follow_cluster_version();
         if compacted > swept {

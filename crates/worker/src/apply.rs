@@ -19,6 +19,8 @@ use crate::handoff::{Frozenness, Handoff};
 pub trait Listener {
     /// A request is applied. Nobody may wait for it.
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>);
+    /// An entry of the log is done with; its answer comes after this, if it has one.
+    fn applied(&mut self, _applied: &Applied) {}
     /// Something did not fit this member's quota: it is to raise the alarm.
     fn out_of_space(&mut self);
 }
@@ -98,6 +100,7 @@ impl ApplyWorker {
         for entry in entries {
             let applied = self.store.apply(entry, now)?;
             index = applied.index;
+            listener.applied(&applied);
             force_snapshot |= applied.force_snapshot;
             if let Some(change) = &applied.conf_change {
                 conf_changes.push(change.change.clone());

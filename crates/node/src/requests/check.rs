@@ -230,10 +230,10 @@ fn run_ops<'a>(ops: &'a [RequestOp], mut gone: Gone<'a>) -> Outcome<'a> {
             Some(Request::RequestDeleteRange(delete)) if &delete.range_end[..] == b"\0" => {
                 gone = gone.with(&delete.key);
             }
-            Some(Request::RequestPut(put)) => {
-                if (put.ignore_value || put.ignore_lease) && gone.holds(&put.key) {
-                    return Outcome::Deadly;
-                }
+            Some(Request::RequestPut(put))
+                if (put.ignore_value || put.ignore_lease) && gone.holds(&put.key) =>
+            {
+                return Outcome::Deadly;
             }
             Some(Request::RequestTxn(nested)) => match run(nested, gone) {
                 Outcome::Passes(after) => gone = after,

@@ -35,7 +35,7 @@ use proto::membershippb::Attributes;
 use storage::bolt;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
-use store::{Response, Shared, StoreOptions};
+use store::{Applied, Response, Shared, StoreOptions};
 use tokio::sync::{oneshot, watch};
 use worker::bootstrap::{self, FileOptions, InitialMember, StartError};
 
@@ -106,8 +106,8 @@ pub trait Observer: Send + Sync {
     fn wal_synced(&self, took: Duration);
     /// The database was committed.
     fn database_committed(&self, took: Duration);
-    /// A request is applied.
-    fn applied(&self, took: Duration);
+    /// An entry is applied.
+    fn applied(&self, applied: &Applied, took: Duration);
     /// A snapshot is on disk.
     fn snapshot_saved(&self, index: u64);
     /// A compaction has removed its rows.

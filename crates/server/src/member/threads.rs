@@ -16,7 +16,7 @@ use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use storage::disk::Disk;
-use store::{ApplyError, Response, Shared};
+use store::{Applied, ApplyError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker};
 
@@ -87,6 +87,8 @@ pub(super) fn spawn(
             shared: Arc::clone(&shared),
             clock: Arc::clone(&clock),
             member: node.member,
+            observer: Arc::clone(&observer),
+            begun: clock.now(),
             alarmed: None,
         },
         pause: config.compaction_pause,
@@ -289,9 +291,9 @@ impl Apply {
             let Some(effects) = lane.take(timeout) else { return Ok(()) };
             for effect in effects {
                 let begun = self.clock.now();
+                self.answers.begun = begun;
                 let receipt = self.worker.run(effect, begun, &mut self.answers)?;
                 links.inbox.push(Input::Applied(receipt));
-                self.observer.applied(self.clock.now() - begun);
                 self.sweep_if_due(links)?;
             }
             self.sweep_if_due(links)?;
@@ -327,11 +329,20 @@ struct Answers {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     member: MemberId,
+    observer: Arc<dyn Observer>,
+    /// When the entry under way was taken up.
+    begun: Moment,
     /// When the alarm for want of space was raised last.
     alarmed: Option<Moment>,
 }
 
 impl Listener for Answers {
+    fn applied(&mut self, applied: &Applied) {
+        let now = self.clock.now();
+        self.observer.applied(applied, now - self.begun);
+        self.begun = now;
+    }
+
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>) {
         self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
     }
