@@ -39,7 +39,7 @@ use proto::raftpb::ConfChange;
 use storage::bolt;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
-use store::{Response, Shared, StoreOptions};
+use store::{Applied, Response, Shared, StoreOptions};
 use tokio::sync::{oneshot, watch};
 use worker::Place;
 use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, StartError};
@@ -154,6 +154,9 @@ impl MemberConfig {
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
         }
+        if let Some(damage) = opened.database.damaged_meta() {
+            observer.meta_page_damaged(&damage.finding());
+        }
         if let Some(before) = opened.recovered {
             observer.recovered(before.get(), opened.restored.base.index.get());
         }
@@ -218,8 +221,8 @@ pub trait Observer: Send + Sync {
     fn wal_synced(&self, took: Duration);
     /// The database was committed.
     fn database_committed(&self, took: Duration);
-    /// A request is applied.
-    fn applied(&self, took: Duration);
+    /// An entry is applied.
+    fn applied(&self, applied: &Applied, took: Duration);
     /// A snapshot is on disk.
     fn snapshot_saved(&self, index: u64);
     /// A compaction has removed its rows.
@@ -242,6 +245,8 @@ pub trait Observer: Send + Sync {
     fn wants_peer_events(&self, _level: peer::Level) -> bool {
         false
     }
+    /// One of the two meta pages of the database is damaged; the other was used.
+    fn meta_page_damaged(&self, what: &str);
 }
 
 /// An applied request.
