@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -41,17 +41,21 @@ impl Server {
     /// Starts a member on free ports, and waits until it serves.
     pub(crate) fn start(directory: &Path, flags: &[&str]) -> Self {
         let data = format!("--data-dir={}", directory.join("m.etcd").display());
-        let mut child = quorate(&[
+        let own = [
             "--name=m",
             &data,
             "--listen-client-urls=http://127.0.0.1:0",
             "--advertise-client-urls=http://127.0.0.1:2379",
             "--listen-peer-urls=http://127.0.0.1:0",
-        ])
-        .args(flags)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        ];
+        let mut server = Self::begin(&[&own[..], flags].concat());
+        server.serving();
+        server
+    }
+
+    /// Starts a member with these flags.
+    pub(crate) fn begin(flags: &[&str]) -> Self {
+        let mut child = quorate(flags).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
@@ -63,10 +67,25 @@ impl Server {
                 }
             }
         });
-        let mut server = Self { child, lines, client: String::new(), peer: String::new() };
-        server.peer = address(&server.line("serving peer traffic"));
-        server.client = address(&server.line("serving client traffic insecurely"));
-        server
+        Self { child, lines, client: String::new(), peer: String::new() }
+    }
+
+    /// Waits until it serves clients.
+    pub(crate) fn serving(&mut self) {
+        self.peer = address(&self.line("serving peer traffic"));
+        self.client = address(&self.line("serving client traffic insecurely"));
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the process goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits for a line whose message begins so.

@@ -155,11 +155,13 @@ impl Duties {
         self.is_primary = leads;
         self.expired.clear();
         self.revokes.clear();
-        (self.version, self.told) = (None, None);
+        self.version = None;
         if leads {
+            // What was told already was asked for in the hope of leading.
             state.promote(now, self.own.extend);
             (self.next_version, self.next_expiry) = (now, now + EXPIRY_INTERVAL);
         } else {
+            self.told = None;
             state.demote();
         }
     }

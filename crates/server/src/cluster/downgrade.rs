@@ -1,7 +1,7 @@
-//! Taking the cluster's version down, and noticing when that is complete.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! Taking the cluster's version down.
+//!
+//! *Absent.* Following the target, and noticing that all members have gone there: the node does,
+//! when it is told their versions (`crate::duties`).
 
 use node::requests::Rejected;
 use node::requests::versions;
@@ -9,8 +9,8 @@ use proto::etcdserverpb::InternalRaftRequest;
 use proto::membershippb::DowngradeInfoSetRequest;
 use store::Version;
 
-use crate::api::{Api, VERSION};
-use crate::{ask, duties, log};
+use crate::api::Api;
+use crate::log;
 
 /// The version of the cluster, as far as it is decided.
 fn cluster_version(api: &Api) -> Option<Version> {
@@ -65,28 +65,4 @@ async fn set(api: &Api, target: Option<&Version>) -> Result<(), Rejected> {
     let set = DowngradeInfoSetRequest { enabled: target.is_some(), ver };
     let request = InternalRaftRequest { downgrade_info_set: Some(set), ..Default::default() };
     api.propose(request).await.map(drop)
-}
-
-/// Ends a downgrade from time to time, when this member leads and all have gone down.
-pub(super) async fn watch(api: Arc<Api>, interval: Duration) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let downgrade = api.store.downgrade();
-        if !api.member.is_leader() || !downgrade.enabled {
-            continue;
-        }
-        let Some(target) = Version::parse(&downgrade.target_version) else { continue };
-        let Some(client) = api.member.peers() else { continue };
-        let others = duties::others(&api.member);
-        let told = ask::versions(&client, &others, api.options.request_timeout).await;
-        let told = told.into_iter().map(|(_, told)| Version::parse(&told?.server));
-        let versions: Vec<_> = told.chain([Version::parse(VERSION)]).collect();
-        if !versions::is_downgraded(&target, versions.iter().map(Option::as_ref)) {
-            continue;
-        }
-        log::info("the cluster has been downgraded").text("cluster-version", &target).emit();
-        if let Err(error) = set(&api, None).await {
-            log::warn("failed to cancel downgrade").text("error", &error).emit();
-        }
-    }
 }

@@ -65,7 +65,7 @@ async fn propose(api: &Api, change: ConfChange) -> Changed {
     changed
 }
 
-/// Reads the addresses of a new member, and sorts them.
+/// Reads the addresses of a member, and sorts them.
 fn parse_urls(urls: &[String]) -> Result<Vec<String>, Rejected> {
     let parsed: Result<Vec<_>, _> = urls.iter().map(|url| Url::parse(url)).collect();
     let parsed = parsed.map_err(|_| Rejected::MemberBadUrls)?;
@@ -100,8 +100,10 @@ pub(crate) async fn remove(api: &Api, id: MemberId) -> Changed {
     propose(api, membership::remove(id)).await
 }
 
-/// Gives a member other addresses. As in etcd, nobody looks whether they are any.
+/// Gives a member other addresses. Real etcd proposes even what is no address, and every member of
+/// its kind that applies that dies; hence it is refused here.
 pub(crate) async fn update(api: &Api, id: MemberId, urls: Vec<String>) -> Changed {
+    parse_urls(&urls)?;
     propose(api, membership::update(id, urls)).await
 }
 

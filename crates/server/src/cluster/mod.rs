@@ -52,9 +52,6 @@ pub(crate) fn start(api: &Arc<Api>, config: &Config) {
         api.store.lessor().set_checkpoints(checkpoints);
         tokio::spawn(leases::note_remaining(Arc::clone(api)));
     }
-    if !config.downgrade_check_time.is_zero() {
-        tokio::spawn(downgrade::watch(Arc::clone(api), config.downgrade_check_time));
-    }
     crate::trust::start(api, config);
 }
 

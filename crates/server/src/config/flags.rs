@@ -314,7 +314,7 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Features "compaction-sleep-interval" "0s" set!(duration compaction_sleep_interval), "The pause between them (0: 10ms).";
     Features "watch-progress-notify-interval" "0s" set!(duration watch_progress_notify_interval), "How often a quiet watch reports its progress (0: 10m).";
     Features "warning-apply-duration" "100ms" set!(duration warning_apply_duration), "Requests that take longer to apply are logged.";
-    Features "downgrade-check-time" "5s" set!(duration downgrade_check_time), "The interval of looking whether a downgrade is complete.";
+    Features "downgrade-check-time" "5s" set!(duration downgrade_check_time), "Without effect here: whether a downgrade is complete is seen when members tell their versions.";
     Features "bootstrap-defrag-threshold-megabytes" "0" set!(u64 bootstrap_defrag_threshold_megabytes), "Without effect here: free pages are used again as they are.";
     Features "max-learners" "1" set!(u64 max_learners), "Learners that a cluster may have.";
 
