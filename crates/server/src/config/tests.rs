@@ -116,9 +116,8 @@ fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
         ("--cert-file=a.pem", "--cert-file"),
         ("--auto-tls", "--auto-tls"),
         ("--discovery-srv=example.com", "--discovery-srv"),
-        ("--force-new-cluster", "--force-new-cluster"),
         ("--config-file=etcd.yml", "--config-file"),
-        ("--feature-gates=LeaseCheckpoint=true", "--feature-gates=LeaseCheckpoint=true"),
+        ("--feature-gates=SetMemberLocalAddr=true", "--feature-gates=SetMemberLocalAddr=true"),
         ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
     ] {
         let told = format!("{what} is not supported by this version of quorate");
@@ -133,6 +132,8 @@ fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
         "--auto-tls=false",
         "--metrics=basic",
         "--feature-gates=FastLeaseKeepAlive=true",
+        "--feature-gates=LeaseCheckpoint=true",
+        "--force-new-cluster",
         "--max-snapshots=3",
         "--v=2",
     ] {
