@@ -132,6 +132,7 @@ func (w *wire) call(path string, message []byte) {
 
 // TestKeepalive compares how clients that ping too often are told to calm down.
 func TestKeepalive(t *testing.T) {
+	t.Parallel() // mostly waiting, as the others that say so
 	const watchPath = "/etcdserverpb.Watch/Watch"
 	short := []string{"--grpc-keepalive-min-time=50ms"}
 	for _, one := range []struct {

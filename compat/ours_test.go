@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -66,5 +67,20 @@ func TestOursAlone(t *testing.T) {
 	harness.MustStart(t, m) // and the log can be replayed
 	if said := runCase(Case{Run: func(c *C) { c.Put("a=1"); c.All() }}, m); strings.Contains(said, "ABORTED") {
 		t.Error(said)
+	}
+}
+
+// TestStopWithoutDirectory: a stop that cannot write its files is said, and does not wait for ever.
+func TestStopWithoutDirectory(t *testing.T) {
+	if realTwice() {
+		t.Skip("a promise of ours")
+	}
+	m := harness.Launch(t, harness.Ours)
+	if err := os.RemoveAll(m.Dir); err != nil {
+		t.Fatal(err)
+	}
+	harness.MustStop(t, m)
+	if said := m.LastLog(); m.ExitCode() != 1 || !strings.Contains(said, m.Dir+"/member/") {
+		t.Errorf("%s\n%s", m.ExitText(), said)
 	}
 }

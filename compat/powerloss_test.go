@@ -28,6 +28,7 @@ type expectation struct {
 // that lost or tore what was not synced. Both products must start on each, agree, and miss nothing
 // that was acknowledged.
 func TestPowerLoss(t *testing.T) {
+	t.Parallel() // mostly waiting, as the others that say so
 	images := os.Getenv("COMPAT_IMAGES")
 	if images == "" {
 		images = makeImages(t)

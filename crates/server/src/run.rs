@@ -226,6 +226,8 @@ async fn serve(config: &Config) -> Result<End, String> {
             () = stop(&phase, &mut all_closed, &member) => {
                 plan::log_closing(config, "closed etcd server");
             }
+            // A worker that cannot write any more does not report that it has stopped.
+            line = member.fatal() => return Ok(End::Fatal(line)),
             (number, _) = signals.next() => return Ok(End::Signal(number)),
         }
     }
