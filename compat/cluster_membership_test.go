@@ -2,12 +2,19 @@ package compat
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"math/rand"
+	"net/http"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"quorate/compat/harness"
 )
@@ -64,11 +71,7 @@ func changeMembership(t *testing.T, c *harness.Cluster, r *rand.Rand, kind harne
 		c.Join(kind, false)
 		return "a voter joins"
 	case n < 75:
-		joined := c.Join(kind, true)
-		c.Promote(joined)
-		if err := joined.WaitReady(harness.StartTimeout); err != nil {
-			t.Fatalf("%s, promoted: %v\n%s", joined.Kind, err, joined.LogTail(20))
-		}
+		c.Promote(c.Join(kind, true))
 		return "a learner joins and is promoted"
 	case n < 82:
 		c.Remove(c.Join(kind, true))
@@ -116,6 +119,11 @@ func refusals(t *testing.T, m mix) []string {
 	c := harness.LaunchCluster(t, false, m.kinds())
 	r := &refuser{t: t, c: c, leader: c.WaitLeader()}
 	r.follower = c.Others(r.leader)[0]
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("so far:\n%s", joinLines(r.said))
+		}
+	})
 	r.wrongChanges()
 	r.learner()
 	r.fewMembers()
@@ -130,86 +138,188 @@ type refuser struct {
 	said             []string
 }
 
-// ask logs what comes of a call through a member.
-func (r *refuser) ask(what string, m *harness.Member, call func(context.Context, *clientv3.Client) error) {
+// An rpc goes to one member, without the help of the Go client, which checks some things itself and
+// repeats some calls.
+type rpc func(context.Context, *grpc.ClientConn) error
+
+// ask logs what comes of calls through a member; they are made at once, as some wait for long.
+func (r *refuser) ask(m *harness.Member, questions ...question) {
 	r.t.Helper()
-	client := r.c.ClientOf(m)
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-	defer cancel()
-	r.said = append(r.said, what+": "+harness.Error(call(ctx, client)))
+	conn, err := m.Dial()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	said := make([]string, len(questions))
+	var wg sync.WaitGroup
+	for i, q := range questions {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			said[i] = q.what + ": " + harness.Error(q.call(ctx, conn))
+		})
+	}
+	wg.Wait()
+	r.said = append(r.said, said...)
 }
 
-func add(urls ...string) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MemberAdd(ctx, urls)
+// askInTurn is ask, one call after another.
+func (r *refuser) askInTurn(m *harness.Member, questions ...question) {
+	r.t.Helper()
+	for _, q := range questions {
+		r.ask(m, q)
+	}
+}
+
+type question struct {
+	what string
+	call rpc
+}
+
+func add(urls ...string) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls})
 		return err
 	}
 }
 
-func addLearner(urls ...string) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MemberAddAsLearner(ctx, urls)
+func addLearner(urls ...string) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls, IsLearner: true})
 		return err
 	}
 }
 
-func remove(id uint64) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MemberRemove(ctx, id)
+func remove(id uint64) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberRemove(ctx, &pb.MemberRemoveRequest{ID: id})
 		return err
 	}
 }
 
-func update(id uint64, urls ...string) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MemberUpdate(ctx, id, urls)
+func update(id uint64, urls ...string) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: id, PeerURLs: urls})
 		return err
 	}
 }
 
-func promote(id uint64) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MemberPromote(ctx, id)
+func promote(id uint64) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberPromote(ctx, &pb.MemberPromoteRequest{ID: id})
 		return err
 	}
 }
 
-func moveLeader(id uint64) func(context.Context, *clientv3.Client) error {
-	return func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.MoveLeader(ctx, id)
+func moveLeader(id uint64) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewMaintenanceClient(conn).MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: id})
 		return err
+	}
+}
+
+func listMembers(linearizable bool) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: linearizable})
+		return err
+	}
+}
+
+func putA(ctx context.Context, conn *grpc.ClientConn) error {
+	_, err := pb.NewKVClient(conn).Put(ctx, &pb.PutRequest{Key: b("a"), Value: b("1")})
+	return err
+}
+
+func getA(serializable bool) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: b("a"), Serializable: serializable})
+		return err
+	}
+}
+
+func txnA(serializable bool) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := pb.NewKVClient(conn).Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+			rangeOp(&pb.RangeRequest{Key: b("a"), Serializable: serializable})}})
+		return err
+	}
+}
+
+func watchA(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := pb.NewWatchClient(conn).Watch(ctx)
+	if err != nil {
+		return err
+	}
+	_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+		CreateRequest: &pb.WatchCreateRequest{Key: b("a")}}})
+	_, err = stream.Recv()
+	return err
+}
+
+func keepAlive(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := pb.NewLeaseClient(conn).LeaseKeepAlive(ctx)
+	if err != nil {
+		return err
+	}
+	_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: 7})
+	_, err = stream.Recv()
+	return err
+}
+
+func requireLeader(one rpc) rpc {
+	return func(ctx context.Context, conn *grpc.ClientConn) error {
+		return one(clientv3.WithRequireLeader(ctx), conn)
 	}
 }
 
 func (r *refuser) wrongChanges() {
 	leader, follower := r.c.MustID(r.leader), r.c.MustID(r.follower)
+	there := r.follower.PeerURL()
 	for _, through := range []*harness.Member{r.leader, r.follower} {
-		place := "through the leader, "
-		if through == r.follower {
-			place = "through a follower, "
-		}
-		r.ask(place+"add an address that is there", through, add(r.follower.PeerURL()))
-		r.ask(place+"add one that is there and a new one", through, add("http://127.0.0.1:9", r.leader.PeerURL()))
-		r.ask(place+"add a learner at an address that is there", through, addLearner(r.leader.PeerURL()))
-		r.ask(place+"add without address", through, add())
-		r.ask(place+"add an empty address", through, add(""))
-		r.ask(place+"add no URL", through, add("127.0.0.1:9"))
-		r.ask(place+"add a URL with a path", through, add("http://127.0.0.1:9/path"))
-		r.ask(place+"add a URL without port", through, add("http://127.0.0.1"))
-		r.ask(place+"add another scheme", through, add("ftp://127.0.0.1:9"))
-		r.ask(place+"remove nobody", through, remove(0))
-		r.ask(place+"remove a stranger", through, remove(77))
-		r.ask(place+"update a stranger", through, update(77, "http://127.0.0.1:9"))
-		r.ask(place+"update without address", through, update(follower))
-		r.ask(place+"update to no URL", through, update(follower, "there"))
-		r.ask(place+"update to another's address", through, update(follower, r.leader.PeerURL()))
-		r.ask(place+"promote a stranger", through, promote(77))
-		r.ask(place+"promote a voter", through, promote(follower))
-		r.ask(place+"give leadership to a stranger", through, moveLeader(77))
-		r.ask(place+"give leadership to nobody", through, moveLeader(0))
-		r.ask(place+"give leadership to who has it", through, moveLeader(leader))
+		r.said = append(r.said, map[bool]string{true: "through the leader", false: "through a follower"}[through == r.leader])
+		r.waitConnected(through)
+		r.askInTurn(through,
+			question{"add an address that is there", add(there)},
+			question{"add one that is there and a new one", add("http://127.0.0.1:9", there)},
+			question{"add the same address twice", add(there, there)},
+			question{"add a learner at an address that is there", addLearner(there)},
+			question{"add without address", add()},
+			question{"add an empty address", add("")},
+			question{"add no URL", add("127.0.0.1:9")},
+			question{"add a URL with a path", add("http://127.0.0.1:9/path")},
+			question{"add a URL without port", add("http://127.0.0.1")},
+			question{"add another scheme", add("ftp://127.0.0.1:9")},
+			question{"remove nobody", remove(0)},
+			question{"remove a stranger", remove(77)},
+			question{"update a stranger", update(77, "http://127.0.0.1:9")},
+			question{"update to another's address", update(follower, r.leader.PeerURL())},
+			question{"promote a stranger", promote(77)},
+			question{"promote a voter", promote(follower)},
+			question{"give leadership to a stranger", moveLeader(77)},
+			question{"give leadership to nobody", moveLeader(0)},
+			question{"give leadership to who has it", moveLeader(leader)},
+		)
 	}
+}
+
+// waitConnected waits until a member has been connected to the others for as long as it must be
+// before it lets others join.
+func (r *refuser) waitConnected(m *harness.Member) {
+	r.t.Helper()
+	conn, err := m.Dial()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	for deadline := time.Now().Add(harness.AgreeMax); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		err = add(m.PeerURL())(ctx, conn)
+		cancel()
+		if err != nil && !strings.Contains(err.Error(), "unhealthy") {
+			return
+		}
+	}
+	r.t.Fatalf("%s does not find the cluster healthy: %v", m.Name, err)
 }
 
 // learner asks for what no learner may do, before and after it has started.
@@ -217,112 +327,96 @@ func (r *refuser) learner() {
 	t, c := r.t, r.c
 	m := c.Join(r.leader.Kind, true)
 	id := c.MustID(m)
-	r.ask("add a second learner", r.leader, addLearner("http://127.0.0.1:9"))
-	r.ask("give leadership to a learner", r.leader, moveLeader(id))
-	calls := []struct {
-		what string
-		call func(context.Context, *clientv3.Client) error
-	}{
-		{"put", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Put(ctx, "a", "1")
-			return err
-		}},
-		{"get", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Get(ctx, "a")
-			return err
-		}},
-		{"serializable get", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Get(ctx, "a", clientv3.WithSerializable())
-			return err
-		}},
-		{"txn", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Txn(ctx).Then(clientv3.OpGet("a")).Commit()
-			return err
-		}},
-		{"serializable txn", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Txn(ctx).Then(clientv3.OpGet("a", clientv3.WithSerializable())).Commit()
-			return err
-		}},
-		{"delete", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Delete(ctx, "a")
-			return err
-		}},
-		{"compact", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Compact(ctx, 1)
-			return err
-		}},
-		{"grant", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Grant(ctx, 10)
-			return err
-		}},
-		{"leases", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Leases(ctx)
-			return err
-		}},
-		{"time to live", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.TimeToLive(ctx, 7)
-			return err
-		}},
-		{"watch", func(ctx context.Context, client *clientv3.Client) error {
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
-			defer cancel()
-			p, ok := <-client.Watch(ctx, "a", clientv3.WithCreatedNotify())
-			if !ok {
-				return ctx.Err()
-			}
-			return p.Err()
-		}},
-		{"list members", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.MemberList(ctx)
-			return err
-		}},
-		{"list members, serializable", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.MemberList(ctx, clientv3.WithSerializable())
-			return err
-		}},
-		{"add a member", add("http://127.0.0.1:9")},
-		{"status", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Status(ctx, m.Endpoint())
-			return err
-		}},
-		{"hash", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.HashKV(ctx, m.Endpoint(), 0)
-			return err
-		}},
-		{"alarms", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.AlarmList(ctx)
-			return err
-		}},
-		{"defragment", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Defragment(ctx, m.Endpoint())
-			return err
-		}},
-		{"snapshot", func(ctx context.Context, client *clientv3.Client) error {
-			reader, err := client.Snapshot(ctx)
-			if err != nil {
-				return err
-			}
-			defer reader.Close()
-			_, err = reader.Read(make([]byte, 10))
-			return err
-		}},
-		{"user list", func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.UserList(ctx)
-			return err
-		}},
-		{"move leader", moveLeader(id)},
+	r.waitConnected(r.leader)
+	r.askInTurn(r.leader,
+		question{"add a second learner", addLearner("http://127.0.0.1:9")},
+		question{"give leadership to a learner", moveLeader(id)},
+	)
+	r.said = append(r.said, "asked of a learner")
+	kv := func(run func(context.Context, pb.KVClient) error) rpc {
+		return func(ctx context.Context, conn *grpc.ClientConn) error { return run(ctx, pb.NewKVClient(conn)) }
 	}
-	for _, one := range calls {
-		r.ask("asked of a learner: "+one.what, m, one.call)
+	lease := func(run func(context.Context, pb.LeaseClient) error) rpc {
+		return func(ctx context.Context, conn *grpc.ClientConn) error { return run(ctx, pb.NewLeaseClient(conn)) }
 	}
+	maintenance := func(run func(context.Context, pb.MaintenanceClient) error) rpc {
+		return func(ctx context.Context, conn *grpc.ClientConn) error {
+			return run(ctx, pb.NewMaintenanceClient(conn))
+		}
+	}
+	r.askInTurn(m,
+		question{"put", putA},
+		question{"get", getA(false)},
+		question{"serializable get", getA(true)},
+		question{"txn", txnA(false)},
+		question{"serializable txn", txnA(true)},
+		question{"delete", kv(func(ctx context.Context, kv pb.KVClient) error {
+			_, err := kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: b("a")})
+			return err
+		})},
+		question{"compact", kv(func(ctx context.Context, kv pb.KVClient) error {
+			_, err := kv.Compact(ctx, &pb.CompactionRequest{Revision: 1})
+			return err
+		})},
+		question{"grant", lease(func(ctx context.Context, lease pb.LeaseClient) error {
+			_, err := lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 10})
+			return err
+		})},
+		question{"leases", lease(func(ctx context.Context, lease pb.LeaseClient) error {
+			_, err := lease.LeaseLeases(ctx, &pb.LeaseLeasesRequest{})
+			return err
+		})},
+		question{"time to live", lease(func(ctx context.Context, lease pb.LeaseClient) error {
+			_, err := lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: 7})
+			return err
+		})},
+		question{"keep alive", keepAlive},
+		question{"watch", watchA},
+		question{"list members", listMembers(true)},
+		question{"list members, serializable", listMembers(false)},
+		question{"add a member", add("http://127.0.0.1:9")},
+		question{"status", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			_, err := maintenance.Status(ctx, &pb.StatusRequest{})
+			return err
+		})},
+		question{"hash", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			_, err := maintenance.HashKV(ctx, &pb.HashKVRequest{})
+			return err
+		})},
+		question{"alarms", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			_, err := maintenance.Alarm(ctx, &pb.AlarmRequest{})
+			return err
+		})},
+		question{"defragment", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			_, err := maintenance.Defragment(ctx, &pb.DefragmentRequest{})
+			return err
+		})},
+		question{"snapshot", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			stream, err := maintenance.Snapshot(ctx, &pb.SnapshotRequest{})
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			return err
+		})},
+		question{"downgrade", maintenance(func(ctx context.Context, maintenance pb.MaintenanceClient) error {
+			_, err := maintenance.Downgrade(ctx, &pb.DowngradeRequest{Version: "3.6.0"})
+			return err
+		})},
+		question{"user list", func(ctx context.Context, conn *grpc.ClientConn) error {
+			_, err := pb.NewAuthClient(conn).UserList(ctx, &pb.AuthUserListRequest{})
+			return err
+		}},
+		question{"move leader", moveLeader(id)},
+	)
 	c.Promote(m)
-	r.ask("promote it again", r.leader, promote(id))
+	r.askInTurn(r.leader, question{"promote it again", promote(id)})
 	c.Remove(m)
-	r.ask("remove it again", r.leader, remove(id))
-	r.ask("update who was removed", r.leader, update(id, "http://127.0.0.1:9"))
-	r.ask("promote who was removed", r.leader, promote(id))
-	// A learner that never starts.
-	url := "http://127.0.0.1:9"
+	r.askInTurn(r.leader,
+		question{"remove it again", remove(id)},
+		question{"update who was removed", update(id, "http://127.0.0.1:9")},
+		question{"promote who was removed", promote(id)},
+	)
+	url := "http://127.0.0.1:9" // of a learner that never starts
 	var silent uint64
 	c.Change(func(ctx context.Context, client *clientv3.Client) error {
 		p, err := client.MemberAddAsLearner(ctx, []string{url})
@@ -331,10 +425,14 @@ func (r *refuser) learner() {
 		}
 		return err
 	})
-	r.ask("promote a learner that never started", r.leader, promote(silent))
-	r.ask("promote it through a follower", r.follower, promote(silent))
-	r.ask("add its address again", r.leader, add(url))
-	c.Change(remove(silent))
+	r.askInTurn(r.leader, question{"promote a learner that never started", promote(silent)})
+	r.askInTurn(r.follower, question{"promote it through a follower", promote(silent)})
+	r.waitConnected(r.leader)
+	r.askInTurn(r.leader,
+		question{"add its address again", add(url)},
+		question{"add a voter beside it", add("http://127.0.0.1:10")},
+		question{"remove it", remove(silent)},
+	)
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -342,31 +440,22 @@ func (r *refuser) learner() {
 
 // fewMembers asks while one and while two of three are gone.
 func (r *refuser) fewMembers() {
-	t, c := r.t, r.c
+	c := r.c
 	gone := r.follower
-	goneID, leaderID := c.MustID(gone), c.MustID(r.leader)
+	leaderID := c.MustID(r.leader)
 	last := c.Others(r.leader, gone)[0]
 	lastID := c.MustID(last)
 	c.MoveLeader(r.leader)
 	gone.Kill()
-	// Until the leader has noticed.
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		client := c.ClientOf(r.leader)
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		err := add("http://127.0.0.1:9")(ctx, client)
-		cancel()
-		client.Close()
-		if err != nil {
-			break
-		}
-		t.Fatal("a member can be added while one of three is gone")
-	}
-	r.ask("one of three is gone: add a voter", r.leader, add("http://127.0.0.1:9"))
-	r.ask("one of three is gone: add a learner", r.leader, addLearner("http://127.0.0.1:9"))
-	r.ask("one of three is gone: remove one that is there", r.leader, remove(lastID))
-	r.ask("one of three is gone: give it leadership", r.leader, moveLeader(goneID))
+	r.said = append(r.said, "one of three is gone")
+	r.waitUnhealthy()
+	r.ask(r.leader,
+		question{"add a voter", add("http://127.0.0.1:9")},
+		question{"add a learner", addLearner("http://127.0.0.1:9")},
+		question{"remove one that is there", remove(lastID)},
+	)
 	last.Kill()
-	withLeader := func(ctx context.Context) context.Context { return clientv3.WithRequireLeader(ctx) }
+	r.said = append(r.said, "two of three are gone")
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if status, err := r.leader.Status(); err == nil && status.Leader == 0 {
 			slices.Sort(status.Errors)
@@ -374,43 +463,57 @@ func (r *refuser) fewMembers() {
 			break
 		}
 	}
-	r.ask("two of three are gone: put", r.leader, func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.Put(ctx, "a", "1")
-		return err
-	})
-	r.ask("two of three are gone: get", r.leader, func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.Get(ctx, "a")
-		return err
-	})
-	r.ask("two of three are gone: serializable get", r.leader, func(ctx context.Context, client *clientv3.Client) error {
-		_, err := client.Get(ctx, "a", clientv3.WithSerializable())
-		return err
-	})
-	r.ask("two of three are gone: put that requires a leader", r.leader,
-		func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.Put(withLeader(ctx), "a", "1")
-			return err
-		})
-	r.ask("two of three are gone: watch that requires a leader", r.leader,
-		func(ctx context.Context, client *clientv3.Client) error {
-			p, ok := <-client.Watch(withLeader(ctx), "a", clientv3.WithCreatedNotify())
-			if !ok {
-				return ctx.Err()
-			}
-			return p.Err()
-		})
-	r.ask("two of three are gone: keep a lease alive", r.leader,
-		func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.KeepAliveOnce(ctx, 7)
-			return err
-		})
-	r.ask("two of three are gone: list members", r.leader,
-		func(ctx context.Context, client *clientv3.Client) error {
-			_, err := client.MemberList(ctx, clientv3.WithSerializable())
-			return err
-		})
-	r.ask("two of three are gone: give leadership away", r.leader, moveLeader(lastID))
-	r.ask("two of three are gone: remove one", r.leader, remove(leaderID))
+	for _, path := range []string{"/health", "/health?serializable=true", "/livez", "/readyz"} {
+		r.said = append(r.said, path+" "+httpAnswer(r.leader.ClientURL()+path))
+	}
+	r.ask(r.leader,
+		question{"put", putA},
+		question{"get", getA(false)},
+		question{"serializable get", getA(true)},
+		question{"txn", txnA(false)},
+		question{"serializable txn", txnA(true)},
+		question{"put that requires a leader", requireLeader(putA)},
+		question{"serializable get that requires a leader", requireLeader(getA(true))},
+		question{"watch that requires a leader", requireLeader(watchA)},
+		question{"watch", watchA},
+		question{"keep a lease alive", keepAlive},
+		question{"list members", listMembers(true)},
+		question{"list members, serializable", listMembers(false)},
+		question{"give leadership away", moveLeader(lastID)},
+		question{"remove one", remove(leaderID)},
+		question{"add one", add("http://127.0.0.1:9")},
+	)
 	c.Start(gone, last)
 	c.Agree(5)
+}
+
+// waitUnhealthy waits until the leader has noticed that somebody is gone.
+func (r *refuser) waitUnhealthy() {
+	r.t.Helper()
+	conn, err := r.leader.Dial()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	for deadline := time.Now().Add(harness.AgreeMax); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		err = add(r.leader.PeerURL())(ctx, conn)
+		cancel()
+		if err != nil && strings.Contains(err.Error(), "unhealthy") {
+			return
+		}
+	}
+	r.t.Fatalf("the leader finds the cluster healthy: %v", err)
+}
+
+// httpAnswer is the status and the body of a GET.
+func httpAnswer(url string) string {
+	client := http.Client{Timeout: 20 * time.Second}
+	p, err := client.Get(url)
+	if err != nil {
+		return "no answer"
+	}
+	defer p.Body.Close()
+	body, _ := io.ReadAll(p.Body)
+	return fmt.Sprintf("%d %s", p.StatusCode, body)
 }

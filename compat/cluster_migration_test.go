@@ -74,12 +74,8 @@ func changeByReplacement(t *testing.T, c *harness.Cluster, old *harness.Member, 
 	t.Helper()
 	joined := c.Join(kind, true)
 	c.Promote(joined)
-	if err := joined.WaitReady(harness.StartTimeout); err != nil {
-		t.Fatalf("%s, promoted: %v\n%s", joined.Kind, err, joined.LogTail(20))
-	}
 	if c.WaitLeader() == old {
 		c.MoveLeader(joined)
 	}
 	c.Remove(old)
 }
-

@@ -325,7 +325,7 @@ func (m *Member) StartMember(learner bool) error {
 	return fmt.Errorf("%s did not start (%s)\n%s", m.Kind, m.ExitText(), m.LogTail(40))
 }
 
-// Promote makes a learner a voter as soon as it has caught up.
+// Promote makes a learner a voter as soon as it has caught up, and waits until it serves as one.
 func (c *Cluster) Promote(m *Member) {
 	c.t.Helper()
 	id := c.MustID(m)
@@ -337,6 +337,20 @@ func (c *Cluster) Promote(m *Member) {
 		}
 		return err
 	})
+	c.WaitVoter(m)
+}
+
+// WaitVoter waits until a promoted member knows that it votes, and serves.
+func (c *Cluster) WaitVoter(m *Member) {
+	c.t.Helper()
+	for deadline := time.Now().Add(AgreeMax); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if status, err := m.Status(); err == nil && !status.IsLearner {
+			break
+		}
+	}
+	if err := m.WaitReady(StartTimeout); err != nil {
+		c.t.Fatalf("%s, promoted: %v\n%s", m.Kind, err, m.LogTail(20))
+	}
 }
 
 // Remove takes a member out of the cluster; it ends by itself, or is killed if it ran not.

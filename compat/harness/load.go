@@ -178,7 +178,7 @@ func repeatable(err error) bool {
 			}
 		}
 	}
-	for _, text := range []string{"request timed out", "raft proposal dropped", "leader changed", "no leader", "server stopped",
+	for _, text := range []string{"request timed out", "raft proposal dropped", "raft: stopped", "leader changed", "no leader", "server stopped",
 		"deadline exceeded", "rpc not supported for learner", "too many requests", "transport is closing",
 		"connection refused", "EOF", "error reading from server", "the client connection is closing"} {
 		if strings.Contains(err.Error(), text) {

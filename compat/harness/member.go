@@ -426,8 +426,16 @@ func (m *Member) LastLog() string {
 	return log
 }
 
-// LogTail is the last n lines of the log.
+// LogTail is the last n lines of the log, and what it says of a sudden end before them.
 func (m *Member) LogTail(n int) string {
 	lines := strings.Split(strings.TrimRight(m.Log(), "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	from := max(0, len(lines)-n)
+	var ends []string
+	for _, line := range lines[:from] {
+		if strings.HasPrefix(line, "panic:") || strings.Contains(line, `"level":"panic"`) ||
+			strings.Contains(line, `"level":"fatal"`) || strings.Contains(line, "panicked at") {
+			ends = append(ends, line)
+		}
+	}
+	return strings.Join(append(ends[:min(3, len(ends))], lines[from:]...), "\n")
 }

@@ -127,6 +127,14 @@ impl Observer for Watcher {
         event.fields.iter().fold(line, add).emit();
     }
 
+    fn messages_dropped(&self, count: u64) {
+        log::warn(
+            "dropped internal Raft message since receiving buffer is full (overloaded network)",
+        )
+        .field("dropped-messages", &count)
+        .emit();
+    }
+
     fn wants_peer_events(&self, of: peer::Level) -> bool {
         log::is_enabled(level(of))
     }

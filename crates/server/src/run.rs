@@ -18,19 +18,20 @@ use std::time::Duration;
 
 use base::Clock;
 use net::{Gate, Lanes, Listener, Url};
-use node::requests::compactor::Compactor;
+use node::requests::compactor::{Compactor, Retention};
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use storage::datadir::DataDir;
-use storage::disk::{Disk, Real};
+use storage::disk::Real;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{Api, Options, Phase};
+use crate::begin::Begun;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::connection::{Port, Service};
 use crate::log::{self, Level};
-use crate::member::Member;
+use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
@@ -128,110 +129,190 @@ impl Signals {
 }
 
 async fn serve(config: &Config) -> Result<End, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let mut signals = Signals::new().map_err(|error| text(&error))?;
-    let directory = DataDir::new(&config.data_dir);
-    plan::check_directory(&config.data_dir)?;
-    let disk: Arc<dyn Disk> = Arc::new(Real);
-    let retention = config.retention()?;
-    let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
-    let Bound { peers, clients } = bind(config)?;
-    let is_initialized = plan::is_initialized(&*disk, &directory)?;
-    plan::log_start(config, &directory, is_initialized);
-    let (failed, mut failures) = mpsc::channel::<String>(1);
-    let peer_lanes = Lanes::start_named("peer", 1).map_err(|error| text(&error))?;
-    let peer_port = Arc::new(PeerPort::default());
-    let peer_addresses: Vec<_> = peers.iter().map(|peer| peer.address().to_owned()).collect();
-    for listener in peers {
-        peer_port.accept(listener, gate.clone(), peer_lanes.next().clone(), failed.clone());
-    }
-    let network = plan::network(config, peer_lanes.next().handle().clone());
-    let client = peer::Client::new(Arc::clone(&network.dial), config.peer_dial_timeout());
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
+    let ground = Ground::prepare(config)?;
+    let client = peer::Client::new(Arc::clone(&ground.network.dial), config.peer_dial_timeout());
     let begun = tokio::select! {
-        begun = begin::begin(config, &client, is_initialized) => begun?,
+        begun = begin::begin(config, &client, ground.is_initialized) => begun?,
         (number, name) = signals.next() => return Ok(signalled(number, name)),
     };
-    let plan = plan::member(config, directory, begun, network);
+    let running = ground.start(config, begun).await?;
+    Ok(running.run(config, &mut signals).await)
+}
 
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let metrics = Arc::new(Metrics::default());
-    let slow_apply = config.warning_apply_duration;
-    let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
-    let member = Member::start(plan, disk, Arc::clone(&clock), observer)
-        .map_err(|error| error.to_string())?;
-    plan::log_started(config, &member);
+/// What a member stands on: its directory, its ports.
+struct Ground {
+    directory: DataDir,
+    is_initialized: bool,
+    retention: Option<Retention>,
+    gate: Gate,
+    clients: Vec<(Listener, Port)>,
+    peer_port: Arc<PeerPort>,
+    peer_addresses: Vec<String>,
+    /// Where the connections of other members live.
+    peer_lanes: Lanes,
+    network: Network,
+    failed: mpsc::Sender<String>,
+    failures: mpsc::Receiver<String>,
+}
 
-    let (phase, phases) = watch::channel(Phase::Serving);
-    let (leaderless, lost) = watch::channel(0);
-    let options = Options::of(config);
-    let election = options.election_timeout;
-    let api = Arc::new(Api::new(member.clone(), clock, metrics, options, lost, phases));
-    let service = Arc::new(Service::new(Arc::clone(&api), config));
-    let lanes = Arc::new(Lanes::start(plan::lanes()).map_err(|error| text(&error))?);
-    tokio::spawn(watch_leader(member.clone(), leaderless, election));
-    tokio::spawn(duties::hasten_election(member.clone(), config.clone()));
-    tokio::spawn(duties::ask_versions(member.clone()));
-    cluster::start(&api, config);
-    if is_initialized && config.gate("InitialCorruptCheck") {
-        trust::check_before_serving(&api).await?;
-    }
-    if is_initialized {
-        tokio::spawn(duties::find_strangers(member.clone(), config.clone(), failed.clone()));
-    }
-
-    let mut damages = damage::listen();
-    let (open, mut all_closed) = mpsc::channel::<()>(1);
-    let front = Front { service, lanes: Arc::clone(&lanes), gate, open, failed };
-    peer_port.open(Arc::clone(&api));
-    peer_port::log_serving(&peer_addresses);
-    let begun = tokio::select! {
-        () = settled(&member) => None,
-        line = member.fatal() => Some(End::Fatal(line)),
-        Some(line) = failures.recv() => Some(End::Fatal(line)),
-        () = member.removed() => Some(End::Removed),
-        (number, name) = signals.next() => Some(signalled(number, name)),
-    };
-    let end = match begun {
-        Some(end) => end,
-        None => {
-            plan::log_published(config, &member);
-            log::info("ready to serve client requests").emit();
-            for (listener, port) in clients {
-                plan::log_serving(&listener, port);
-                front.accept(listener, port);
-            }
-            notify::ready();
-            if let Some(retention) = retention {
-                let now = api.now();
-                let compactor = Compactor::new(retention, now, api.store.revision());
-                tokio::spawn(compact(Arc::clone(&api), compactor));
-            }
-            tokio::select! {
-                line = member.fatal() => End::Fatal(line),
-                Some(line) = failures.recv() => End::Fatal(line),
-                Some(line) = damages.recv() => End::Fatal(line),
-                () = member.removed() => End::Removed,
-                (number, name) = signals.next() => signalled(number, name),
-            }
+impl Ground {
+    /// Looks at the directory, binds all ports and accepts other members.
+    fn prepare(config: &Config) -> Result<Self, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let directory = DataDir::new(&config.data_dir);
+        plan::check_directory(&config.data_dir)?;
+        let retention = config.retention()?;
+        let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
+        let Bound { peers, clients } = bind(config)?;
+        let is_initialized = plan::is_initialized(&Real, &directory)?;
+        plan::log_start(config, &directory, is_initialized);
+        let (failed, failures) = mpsc::channel(1);
+        let peer_lanes = Lanes::start_named("peer", 1).map_err(|error| text(&error))?;
+        let peer_port = Arc::new(PeerPort::default());
+        let peer_addresses = peers.iter().map(|peer| peer.address().to_owned()).collect();
+        for listener in peers {
+            let lane = peer_lanes.next().clone();
+            peer_port.accept(listener, gate.clone(), lane, failed.clone());
         }
-    };
-    drop(front);
-    if let End::Removed = end {
-        log::warn("server error").field("error", REMOVED).emit();
-        log::warn("data-dir used by this member must be removed").emit();
+        let network = plan::network(config, peer_lanes.next().handle().clone());
+        Ok(Self {
+            directory,
+            is_initialized,
+            retention,
+            gate,
+            clients,
+            peer_port,
+            peer_addresses,
+            peer_lanes,
+            network,
+            failed,
+            failures,
+        })
     }
-    if let End::Signal(_) | End::Removed = end {
+
+    /// Starts the member and everything that it does by itself.
+    async fn start(self, config: &Config, begun: Begun) -> Result<Running, String> {
+        let plan = plan::member(config, self.directory, begun, self.network);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let metrics = Arc::new(Metrics::default());
+        let slow_apply = config.warning_apply_duration;
+        let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
+        let member = Member::start(plan, Arc::new(Real), Arc::clone(&clock), observer)
+            .map_err(|error| error.to_string())?;
+        plan::log_started(config, &member);
+
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let (leaderless, lost) = watch::channel(0);
+        let options = Options::of(config);
+        let election = options.election_timeout;
+        let api = Arc::new(Api::new(member.clone(), clock, metrics, options, lost, phases));
+        let service = Arc::new(Service::new(Arc::clone(&api), config));
+        let lanes = Lanes::start(plan::lanes()).map_err(|error| error.to_string())?;
+        tokio::spawn(watch_leader(member.clone(), leaderless, election));
+        tokio::spawn(duties::hasten_election(member.clone(), config.clone()));
+        tokio::spawn(duties::ask_versions(member.clone()));
+        cluster::start(&api, config);
+        if self.is_initialized && config.gate("InitialCorruptCheck") {
+            trust::check_before_serving(&api).await?;
+        }
+        if self.is_initialized {
+            let failed = self.failed.clone();
+            tokio::spawn(duties::find_strangers(member, config.clone(), failed));
+        }
+        let (open, all_closed) = mpsc::channel(1);
+        let (gate, failed) = (self.gate, self.failed);
+        let front = Front { service, lanes: Arc::new(lanes), gate, open, failed };
+        self.peer_port.open(Arc::clone(&api));
+        peer_port::log_serving(&self.peer_addresses);
+        Ok(Running {
+            api,
+            front,
+            clients: self.clients,
+            retention: self.retention,
+            failures: self.failures,
+            phase,
+            all_closed,
+            _peer_lanes: self.peer_lanes,
+        })
+    }
+}
+
+/// A member that has started.
+struct Running {
+    api: Arc<Api>,
+    front: Front,
+    clients: Vec<(Listener, Port)>,
+    retention: Option<Retention>,
+    failures: mpsc::Receiver<String>,
+    phase: watch::Sender<Phase>,
+    /// Closes with the last connection of a client.
+    all_closed: mpsc::Receiver<()>,
+    _peer_lanes: Lanes,
+}
+
+impl Running {
+    /// Serves until the end, and ends in order.
+    async fn run(mut self, config: &Config, signals: &mut Signals) -> End {
+        let member = self.api.member.clone();
+        let mut damages = damage::listen();
+        let is_early = |(_, port): &(Listener, Port)| *port == Port::Metrics;
+        let (metrics, clients): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.clients).into_iter().partition(is_early);
+        for (listener, port) in metrics {
+            self.front.accept(listener, port);
+        }
+        self.clients = clients;
+        let mut is_settled = false;
+        let end = loop {
+            tokio::select! {
+                () = settled(&member), if !is_settled => {
+                    is_settled = true;
+                    self.open(config);
+                }
+                line = member.fatal() => break End::Fatal(line),
+                Some(line) = self.failures.recv() => break End::Fatal(line),
+                Some(line) = damages.recv() => break End::Fatal(line),
+                () = member.removed() => break End::Removed,
+                (number, name) = signals.next() => break signalled(number, name),
+            }
+        };
+        let Self { front, phase, mut all_closed, .. } = self;
+        drop(front);
+        if let End::Fatal(_) = end {
+            return end;
+        }
+        if let End::Removed = end {
+            log::warn("server error").field("error", REMOVED).emit();
+            log::warn("data-dir used by this member must be removed").emit();
+        }
         plan::log_closing(config, "closing etcd server");
         tokio::select! {
             () = stop(&phase, &mut all_closed, &member) => {
                 plan::log_closing(config, "closed etcd server");
             }
             // A worker that cannot write any more does not report that it has stopped.
-            line = member.fatal() => return Ok(End::Fatal(line)),
-            (number, _) = signals.next() => return Ok(End::Signal(number)),
+            line = member.fatal() => return End::Fatal(line),
+            (number, _) = signals.next() => return End::Signal(number),
+        }
+        end
+    }
+
+    /// Lets clients in.
+    fn open(&mut self, config: &Config) {
+        plan::log_published(config, &self.api.member);
+        log::info("ready to serve client requests").emit();
+        for (listener, port) in self.clients.drain(..) {
+            plan::log_serving(&listener, port);
+            self.front.accept(listener, port);
+        }
+        notify::ready();
+        if let Some(retention) = self.retention.take() {
+            let (now, revision) = (self.api.now(), self.api.store.revision());
+            let compactor = Compactor::new(retention, now, revision);
+            tokio::spawn(compact(Arc::clone(&self.api), compactor));
         }
     }
-    Ok(end)
 }
 
 fn signalled(number: i32, name: &str) -> End {
@@ -239,11 +320,13 @@ fn signalled(number: i32, name: &str) -> End {
     End::Signal(number)
 }
 
-/// Ends streams, lets requests end, closes the member's files.
+/// Hands leadership over, ends streams, lets requests end, closes the member's files.
 async fn stop(phase: &watch::Sender<Phase>, all_closed: &mut mpsc::Receiver<()>, member: &Member) {
     phase.send_replace(Phase::Stopping);
     // Nothing is ever sent: the channel closes with the last connection.
-    let drained = tokio::time::timeout(DRAIN_MAX, all_closed.recv()).await;
+    let drained = tokio::time::timeout(DRAIN_MAX, all_closed.recv());
+    // Meanwhile, so that the cluster need not wait for this member's clients.
+    let (drained, ()) = tokio::join!(drained, member.hand_over());
     if drained.is_err() {
         log::warn("connections are cut off: their requests did not end in time").emit();
     }

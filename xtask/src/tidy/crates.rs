@@ -6,7 +6,7 @@
 use super::{File, Finding};
 
 /// Each crate, bottom up, with those of ours that it may use.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("base", &[]),
     ("proto", &[]),
     ("raft", &["base", "proto"]),
@@ -15,8 +15,12 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("node", &["base", "proto", "raft", "store"]),
     ("worker", &["base", "proto", "raft", "storage", "store", "node"]),
     ("net", &["base"]),
+    ("peer", &["base", "proto", "net"]),
     ("rpc", &["proto"]),
-    ("server", &["base", "proto", "raft", "storage", "store", "node", "worker", "net", "rpc"]),
+    (
+        "server",
+        &["base", "proto", "raft", "storage", "store", "node", "worker", "net", "peer", "rpc"],
+    ),
     ("cli", &["base", "proto", "rpc", "net", "storage", "store"]),
 ];
 

@@ -17,14 +17,16 @@
 //! *Contract.* `server/etcdserver/api/snap/db.go` and `EtcdServer.Process` of etcd v3.7.1.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use base::{LogIndex, MemberId};
 use bytes::Bytes;
 use net::Url;
 use node::{Input, SendSnapshot};
+use parking_lot::Mutex;
 use peer::{BoxFuture, Dial, Event, Handler, Level, ReceiveError, SnapshotBody, Transport};
 use proto::raftpb::Message;
 use storage::bolt;
@@ -43,6 +45,9 @@ const MESSAGES_MAX: usize = 8_192;
 
 /// Bytes of entries in messages that wait for the pump; one message is always taken.
 const MESSAGES_BYTES_MAX: usize = 128 << 20;
+
+/// How often it is told that messages do not fit.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pieces of a snapshot between the socket and the disk.
 const PIECES_MAX: usize = 4;
@@ -76,6 +81,8 @@ pub(super) struct Mailbox {
     pub(super) observer: Arc<dyn Observer>,
     /// Numbers files that are being received.
     pub(super) receiving: Arc<AtomicU64>,
+    /// When it was told last that messages do not fit.
+    pub(super) told: Mutex<Option<Instant>>,
 }
 
 /// Entries of a message that wait in memory.
@@ -106,11 +113,24 @@ impl Mailbox {
     /// A bounded offer: reports are small, and messages count by their entries.
     fn offer(&self, input: Input) -> bool {
         let max = INBOX_MAX + MESSAGES_MAX;
-        let is_taken = self.links.inbox.offer(input, max) == Offered::Taken;
-        if !is_taken {
-            self.links.received.dropped.fetch_add(1, Ordering::Relaxed);
+        match self.links.inbox.offer(input, max) {
+            Offered::Taken => true,
+            Offered::Full => {
+                self.drop_one();
+                false
+            }
+            // The member ends.
+            Offered::Closed => false,
         }
-        is_taken
+    }
+
+    fn drop_one(&self) {
+        let dropped = self.links.received.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut told = self.told.lock();
+        if told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            *told = Some(Instant::now());
+            self.observer.messages_dropped(dropped);
+        }
     }
 }
 
@@ -120,7 +140,7 @@ impl Handler for Mailbox {
         let before = received.bytes.fetch_add(weight, Ordering::Relaxed);
         let fits = before == 0 || before.saturating_add(weight) <= MESSAGES_BYTES_MAX;
         if !fits {
-            received.dropped.fetch_add(1, Ordering::Relaxed);
+            self.drop_one();
         }
         if !fits || !self.offer(Input::Message(Box::new(message))) {
             received.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -265,7 +285,7 @@ fn fill(disk: &dyn Disk, path: &Path, mut arriving: mpsc::Receiver<Piece>) -> io
 }
 
 /// Removes what is of no use; if that fails the next start does it.
-fn remove(disk: &dyn Disk, path: &PathBuf) {
+fn remove(disk: &dyn Disk, path: &Path) {
     drop(disk.remove(path));
 }
 

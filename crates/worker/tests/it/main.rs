@@ -5,6 +5,7 @@
     reason = "clippy.toml allows it in test functions, not in their helpers"
 )]
 
+mod begin;
 mod cluster;
 mod crash;
 mod driver;
