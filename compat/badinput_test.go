@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand"
 	"os"
@@ -84,6 +85,14 @@ func refused(t *testing.T, m *harness.Member, words ...string) {
 	refusal(t, m, words...)
 }
 
+// damaged starts the member, which must refuse in one line: the file, the byte, what is wrong with
+// it, and what to do.
+func damaged(t *testing.T, m *harness.Member, file string, offset int64, words ...string) {
+	t.Helper()
+	at := fmt.Sprintf("%s: damaged at byte %d: ", file, offset)
+	refused(t, m, append(words, at, "; restore the member from a snapshot")...)
+}
+
 // TestBadInput breaks data directories and flags: ours must refuse them with a line that says what
 // and where, or repair them and say so.
 func TestBadInput(t *testing.T) {
@@ -100,9 +109,11 @@ func TestBadInput(t *testing.T) {
 		run("flipped bit in the log", s.flippedLog)
 		run("flipped bit in a length field", s.flippedLength)
 		run("torn tail of the log", s.tornTail)
+		run("lost tail of the log", s.lostTail)
 		run("both meta pages flipped", s.flippedMetas)
 		run("one meta page flipped", s.flippedMeta)
 		run("page header flipped", s.flippedPages)
+		run("elements and rows flipped", s.flippedElements)
 		run("database cut off", s.cutDatabase)
 		run("database of zeros", s.zeroDatabase)
 		run("database missing", s.rebuilt)
@@ -118,7 +129,7 @@ func (s *spoiled) flippedLog(t *testing.T) {
 		file, frames := s.segment(t)
 		f := frames[int(part*float64(len(frames)))]
 		patch(t, file, f.Offset+8+f.Size-1, flip, 1) // the last byte is data, covered by the checksum
-		refused(t, m, filepath.Base(file), "offset", fmt.Sprint(f.Offset))
+		damaged(t, m, file, f.Offset, "one bit of a record is wrong")
 	}
 }
 
@@ -127,22 +138,22 @@ func (s *spoiled) flippedLength(t *testing.T) {
 	file, frames := s.segment(t)
 	f := frames[len(frames)/2]
 	patch(t, file, f.Offset+1, flip, 1)
-	refused(t, m, filepath.Base(file), "offset")
+	damaged(t, m, file, f.Offset, "one bit of a length is wrong")
 }
 
+// tornTail: a last record of several sectors, of which only the first was written: etcd's sign of
+// a write that nobody was told of.
 func (s *spoiled) tornTail(t *testing.T) {
 	m := s.again(t)
 	file, frames := s.segment(t)
-	// A last record of several sectors, of which one was never written: etcd's sign of a torn write.
-	f := frames[0]
-	for _, one := range frames {
-		if one.Size > 2500 {
-			f = one
+	last := frames[len(frames)-1]
+	end := (last.Offset + 8 + last.Size + 7) / 8 * 8
+	patch(t, file, end, func(part []byte) {
+		binary.LittleEndian.PutUint64(part, 3000)
+		for i := range part[8:] {
+			part[8+i] = 0x10
 		}
-	}
-	end := frames[len(frames)-1]
-	from := (f.Offset + 8 + 512 + 511) / 512 * 512
-	patch(t, file, from, func(part []byte) { clear(part) }, int(end.Offset+8+end.Size+8-from))
+	}, int((end/512+1)*512-end))
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +169,9 @@ func (s *spoiled) tornTail(t *testing.T) {
 		t.Errorf("a repaired tail must be said\n%s", m.LogTail(20))
 	}
 	before := state(t, m)
+	if before != s.state {
+		t.Errorf("the data differ\n%s", differences(s.state, before))
+	}
 	harness.MustStop(t, m)
 	m.Kind = harness.Real
 	harness.MustStart(t, m)
@@ -167,15 +181,34 @@ func (s *spoiled) tornTail(t *testing.T) {
 	harness.MustStop(t, m)
 }
 
+// lostTail: sectors are missing that the database has seen the entries of, so that they were
+// written once. What goes on from there forgets writes.
+func (s *spoiled) lostTail(t *testing.T) {
+	m := s.again(t)
+	file, frames := s.segment(t)
+	f := frames[0]
+	for _, one := range frames {
+		if one.Size > 2500 {
+			f = one
+		}
+	}
+	end := frames[len(frames)-1]
+	from := (f.Offset + 8 + 512 + 511) / 512 * 512
+	patch(t, file, from, func(part []byte) { clear(part) }, int(end.Offset+8+end.Size+8-from))
+	refused(t, m, harness.WALDir(m.Dir)+": it ends at entry ", ", but the database has entry ",
+		"; restore the member from a snapshot")
+}
+
 func (s *spoiled) flippedMetas(t *testing.T) {
 	m := s.again(t)
 	file := harness.DBFile(m.Dir)
 	patch(t, file, 40, flip, 1)
 	patch(t, file, 4096+40, flip, 1)
-	refused(t, m, "snap/db", "at byte")
+	damaged(t, m, file, 72, "checksum")
 }
 
-// flippedMeta: one meta page may be torn by a crash, so the other one must do; nothing may be lost.
+// flippedMeta: one meta page may be torn by a crash, so the other one must do; nothing may be lost,
+// and it must be said.
 func (s *spoiled) flippedMeta(t *testing.T) {
 	for page := range int64(2) {
 		m := s.again(t)
@@ -189,6 +222,10 @@ func (s *spoiled) flippedMeta(t *testing.T) {
 		}
 		if after := state(t, m); after != s.state {
 			t.Errorf("meta page %d: the data differ\n%s", page, differences(s.state, after))
+		}
+		said := fmt.Sprintf("%s: damaged at byte %d: ", harness.DBFile(m.Dir), page*4096+72)
+		if !strings.Contains(m.LastLog(), said) {
+			t.Errorf("no line with %q\n%s", said, m.LogTail(20))
 		}
 		harness.MustStop(t, m)
 	}
@@ -204,12 +241,70 @@ func (s *spoiled) flippedPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := 0; i < len(pages); i += 1 + len(pages)/8 {
-		for _, at := range []int64{0, 8} { // the page's own number, its kind
+		for at, what := range map[int64]string{0: "calls itself page", 8: "neither branch nor leaf"} {
 			offset := pages[i]*4096 + at
 			m := s.again(t)
 			patch(t, file, offset, flip, 1)
-			refused(t, m, "snap/db", "at byte", fmt.Sprint(offset))
+			damaged(t, m, file, offset, what)
 		}
+	}
+}
+
+// leaf finds a leaf page with several rows whose bytes are revisions, and where its elements' keys
+// begin; the first rows are puts. The rows of bucket "key" are the only ones of 17 bytes.
+func leaf(t *testing.T, file string) (page int64, keys []int64) {
+	t.Helper()
+	bytes, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := harness.Pages(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := func(at int64) int64 { return int64(binary.LittleEndian.Uint32(bytes[at:])) }
+	for _, page := range pages {
+		head := page * 4096
+		count := number(head+8) >> 16
+		puts := number(head+8)&0xffff == 2 && count >= 4
+		for i := range min(count, 4) { // of 18 bytes are the keys of deletions
+			puts = puts && number(head+16+16*i+8) == 17
+		}
+		if !puts {
+			continue
+		}
+		for i := range count {
+			element := head + 16 + 16*i
+			keys = append(keys, element+number(element+4))
+		}
+		return head, keys
+	}
+	t.Fatal("no leaf of bucket key")
+	return 0, nil
+}
+
+// flippedElements breaks what stands on a page behind its header: the table of elements, the order
+// of the keys, a row.
+func (s *spoiled) flippedElements(t *testing.T) {
+	file := harness.DBFile(s.again(t).Dir)
+	head, keys := leaf(t, file)
+	element := func(i int64) int64 { return head + 16 + 16*i }
+	for _, one := range []struct {
+		what       string
+		at, damage int64
+	}{
+		{"unknown flags", element(1), element(1)},
+		{"not where it should be", element(1) + 4, element(1)},
+		{"out of order", element(2) + 8, element(2)}, // the key is cut to one byte
+		{"not where it should be", element(2) + 12, element(3)},
+		{"do not fit the page", head + 11, head + 10},
+		{"out of order", keys[1], element(2)}, // the first byte of a revision
+		{"not named by a revision", keys[1] + 8, keys[1]},
+		{"the row is not of this revision, or has no key", keys[2] + 17, keys[2]}, // another field
+	} {
+		m := s.again(t)
+		patch(t, file, one.at, flip, 1)
+		damaged(t, m, file, one.damage, one.what)
 	}
 }
 
@@ -219,7 +314,7 @@ func (s *spoiled) cutDatabase(t *testing.T) {
 		if err := os.Truncate(harness.DBFile(m.Dir), size); err != nil {
 			t.Fatal(err)
 		}
-		refused(t, m, "snap/db", "at byte")
+		damaged(t, m, harness.DBFile(m.Dir), size, "the file ends before")
 	}
 }
 
@@ -248,7 +343,7 @@ func (s *spoiled) zeroDatabase(t *testing.T) {
 	if err := os.WriteFile(harness.DBFile(m.Dir), make([]byte, 65536), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, m, "snap/db")
+	damaged(t, m, harness.DBFile(m.Dir), 16, "not a database")
 }
 
 func (s *spoiled) missingSegment(t *testing.T) {
@@ -258,7 +353,7 @@ func (s *spoiled) missingSegment(t *testing.T) {
 		"0000000000000007-0000000000000009.wal")); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, m, "wal")
+	refused(t, m, filepath.Join("member", "wal"), "; restore the member from a snapshot")
 }
 
 // badFlags: a flag that makes no sense is named in one line.

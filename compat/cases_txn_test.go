@@ -233,6 +233,17 @@ func registerTxnRuns() {
 			c.Txn(then(put("b", "1"), putOp(&pb.PutRequest{Key: b("a"), IgnoreValue: true})))
 			c.All()
 		}},
+		Case{Name: "ignore_value of a deleted key, where it harms nobody", Run: func(c *C) {
+			keep := putOp(&pb.PutRequest{Key: b("a"), IgnoreValue: true})
+			c.Txn(then(del("a", "\x00"), keep)) // there is no such key
+			c.Put("a=1", "b=2")
+			c.Txn(&pb.TxnRequest{Compare: []*pb.Compare{never()},
+				Success: []*pb.RequestOp{del("a", "\x00"), keep}, Failure: []*pb.RequestOp{get("a")}})
+			c.Txn(then(del("b", "\x00"), sub(then(keep))))
+			c.Txn(then(del("a", "\x00"), sub(&pb.TxnRequest{Compare: []*pb.Compare{never()},
+				Success: []*pb.RequestOp{keep}})))
+			c.All()
+		}},
 		Case{Name: "nested", Run: func(c *C) {
 			c.Txn(then(put("a", "1"), sub(then(put("b", "2"), get("a"), sub(then(put("c", "3"))))),
 				get("c")))

@@ -8,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 
 	"quorate/compat/harness"
 )
@@ -404,6 +405,7 @@ func registerWatchFragments() {
 	register("watch fragments",
 		Case{Name: "off", Run: func(c *C) { fragments(c, &W{}) }},
 		Case{Name: "on", Run: func(c *C) { fragments(c, &W{Fragment: true}) }},
+		Case{Name: "the header counts", Own: true, Run: headerCounts},
 		Case{Name: "off over two revisions", Run: func(c *C) {
 			large(c)
 			large(c)
@@ -503,4 +505,36 @@ func registerWatchClient() {
 			c.Log("%d events, previous %s", len(p.Events), p.Events[0].PrevKv.Value)
 		}},
 	)
+}
+
+// headerCounts watches revisions whose events alone stay just below the size from which etcd splits
+// a response, and do not with its header.
+func headerCounts(c *C) {
+	const limit = 1536<<10 + 512<<10 // --max-request-bytes and what etcd adds to it
+	length := 500_000
+	watch := func(fragment bool) *W {
+		return c.Watch(&pb.WatchCreateRequest{Key: b("k"), RangeEnd: b("l"), PrevKv: true,
+			Fragment: fragment})
+	}
+	whole := watch(false)
+	write := func() int {
+		value := strings.Repeat("v", length)
+		_, err := c.KV.Txn(c.Ctx, then(put("k1", value), put("k2", value)))
+		c.Must(err)
+		return proto.Size(&pb.WatchResponse{Events: whole.Next().Events})
+	}
+	write()
+	for _, below := range []int{100, 14} {
+		length += (limit - below - write()) / 4 // two values and the two before
+		write()
+		split := watch(true)
+		c.Log("the events take %d bytes less than the limit", limit-write())
+		p := split.Next()
+		c.Log("%d events, fragment %v", len(p.Events), p.Fragment)
+		if p.Fragment {
+			p = split.Next()
+			c.Log("%d events, fragment %v", len(p.Events), p.Fragment)
+		}
+		split.cancel()
+	}
 }

@@ -23,6 +23,7 @@ func realTwice() bool { return os.Getenv("COMPAT_REAL_TWICE") != "" }
 
 // TestDataDir moves data directories between the two products.
 func TestDataDir(t *testing.T) {
+	t.Parallel() // mostly waiting, as the others that say so
 	for _, first := range []harness.Kind{harness.Real, harness.Ours} {
 		for _, mode := range []string{"stop", "kill", "kill with snapshots"} {
 			t.Run(fmt.Sprintf("hops from %s, %s", first, mode), func(t *testing.T) {

@@ -110,47 +110,54 @@ func processLink(t *testing.T) {
 // processSignals: a stop with open streams and calls under way ends soon, in the same way.
 func processSignals(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		p := launchPair(t)
-		out := both(func(kind harness.Kind) string {
-			m := p[kind]
-			client := m.Client()
-			defer client.Close()
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			watch := client.Watch(ctx, "a", clientv3.WithCreatedNotify())
-			<-watch
-			granted, err := client.Grant(ctx, 60)
-			if err != nil {
-				return err.Error()
-			}
-			if _, err := client.KeepAlive(ctx, granted.ID); err != nil {
-				return err.Error()
-			}
-			go func() {
-				for i := 0; ctx.Err() == nil; i++ {
-					if _, err := client.Put(ctx, "a", fmt.Sprint(i)); err != nil {
-						return
-					}
-				}
-			}()
-			for range 20 {
-				<-watch
-			}
-			_ = syscall.Kill(m.Pid(), signal)
-			select {
-			case <-m.Exited():
-				return m.ExitText()
-			case <-time.After(harness.StopTimeout):
-				return "did not end"
-			}
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel() // etcd waits seven seconds for the streams that are open
+			processSignal(t, signal)
 		})
-		if out[0] != out[1] {
-			t.Errorf("%s\n%s", signal, sideBySide(out[0], out[1]))
+	}
+}
+
+func processSignal(t *testing.T, signal syscall.Signal) {
+	p := launchPair(t)
+	out := both(func(kind harness.Kind) string {
+		m := p[kind]
+		client := m.Client()
+		defer client.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		watch := client.Watch(ctx, "a", clientv3.WithCreatedNotify())
+		<-watch
+		granted, err := client.Grant(ctx, 60)
+		if err != nil {
+			return err.Error()
 		}
-		for _, m := range p {
-			if err := harness.CheckDir(m.Dir); err != nil {
-				t.Errorf("%s: %v", m.Kind, err)
+		if _, err := client.KeepAlive(ctx, granted.ID); err != nil {
+			return err.Error()
+		}
+		go func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				if _, err := client.Put(ctx, "a", fmt.Sprint(i)); err != nil {
+					return
+				}
 			}
+		}()
+		for range 20 {
+			<-watch
+		}
+		_ = syscall.Kill(m.Pid(), signal)
+		select {
+		case <-m.Exited():
+			return m.ExitText()
+		case <-time.After(harness.StopTimeout):
+			return "did not end"
+		}
+	})
+	if out[0] != out[1] {
+		t.Errorf("%s\n%s", signal, sideBySide(out[0], out[1]))
+	}
+	for _, m := range p {
+		if err := harness.CheckDir(m.Dir); err != nil {
+			t.Errorf("%s: %v", m.Kind, err)
 		}
 	}
 }

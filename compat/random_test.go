@@ -377,6 +377,11 @@ func TestRandomHistory(t *testing.T) {
 	})
 	l.hashes(g, 100)
 	l.replayWatchers(max(1, g.compacted), g.revision)
+	if !t.Failed() {
+		t.Logf("evidence: seed %d: %d random requests up to revision %d, compacted at %d: answers, HashKV "+
+			"and watch streams equal, also after a kill and after an exchange of the directories",
+			seed, ops+ops/10, g.revision, g.compacted)
+	}
 }
 
 // restart stops both, as told, and starts them again.

@@ -72,6 +72,7 @@ fn generate(root: &Path, messages: &Path, services: &Path) -> Result<()> {
     config.disable_comments(["."]);
     let mut builder = tonic_prost_build::configure()
         .out_dir(services)
+        .build_server(false)
         .build_transport(true)
         .emit_rerun_if_changed(false)
         .disable_comments(["."]);

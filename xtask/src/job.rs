@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Of a quiet program that failed, this many last lines are shown.
 const TAIL_LINES_MAX: usize = 300;
@@ -121,8 +121,36 @@ impl Job {
         command.status().is_ok_and(|status| status.success())
     }
 
-    /// Runs the program to its end.
+    /// Runs the program to its end, which must be a good one.
     pub(crate) fn run(&self, directory: &Path) -> Result<Counts> {
+        let (status, counts) = self.run_to_any_end(directory)?;
+        if status.success() && counts.failed == 0 {
+            return Ok(counts);
+        }
+        if let Some(path) = &self.log {
+            let text = std::fs::read(path)?;
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(TAIL_LINES_MAX)..];
+            println!("{}", tail.join("\n"));
+        }
+        bail!("`{}`: {status}, {} tests failed", self.shown(), counts.failed)
+    }
+
+    /// Runs a program whose tests must fail, and say in a line of evidence how.
+    pub(crate) fn run_to_failure(&self, directory: &Path) -> Result<Counts> {
+        let (status, counts) = self.run_to_any_end(directory)?;
+        ensure!(
+            !status.success() && counts.failed > 0,
+            "`{}` must fail, and does not",
+            self.shown()
+        );
+        ensure!(!counts.evidence.is_empty(), "`{}` does not say why it fails", self.shown());
+        let evidence = counts.evidence.iter().map(|line| format!("fails as it must: {line}"));
+        Ok(Counts { passed: 1, evidence: evidence.collect(), ..Counts::default() })
+    }
+
+    fn run_to_any_end(&self, directory: &Path) -> Result<(ExitStatus, Counts)> {
         let shown = self.shown();
         let mut command = self.command(directory);
         let mut log = match &self.log {
@@ -149,18 +177,7 @@ impl Job {
         if let Some(mut log) = log {
             log.flush()?;
         }
-        let status = child.wait()?;
-        if status.success() && counts.failed == 0 {
-            return Ok(counts);
-        }
-        if let Some(path) = &self.log {
-            let text = std::fs::read(path)?;
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(TAIL_LINES_MAX)..];
-            println!("{}", tail.join("\n"));
-        }
-        bail!("`{shown}`: {status}, {} tests failed", counts.failed)
+        Ok((child.wait()?, counts))
     }
 }
 

@@ -21,7 +21,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   cluster [MEMBERS]    three members on 2379, 22379 and 32379, until ctrl-c
   codegen              the Rust code of the wire messages, from crates/proto/proto
   perf [ROUNDS]        load beside real etcd; needs Go and a release build
-  prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md";
+  perf memory          what a million keys take, beside real etcd
+  prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md; --small for a trial";
 
 /// The root of the workspace.
 fn root() -> PathBuf {
@@ -47,6 +48,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["cluster"] => cluster::run(&root(), "3"),
         ["cluster", members] => cluster::run(&root(), members),
         ["codegen"] => codegen::write(),
+        ["perf", "memory"] => perf::memory_beside_etcd(&root()),
         ["perf"] => perf::beside_etcd(&root(), 1),
         ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?),
         ["prove", words @ ..] => prove::run(&root(), words),

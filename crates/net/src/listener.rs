@@ -120,6 +120,15 @@ impl Listener {
     }
 }
 
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if matches!(self.socket, Socket::Unix(_)) {
+            // Nobody answers there any more. If it cannot go, the next start removes it.
+            let _gone = std::fs::remove_file(&self.address);
+        }
+    }
+}
+
 /// A connection that belongs to no runtime yet.
 #[derive(Debug)]
 pub enum Accepted {

@@ -5,6 +5,7 @@
 //! therefore off, and this scan, which uses no stack, stands in front of every decoder of bytes
 //! that came from outside.
 
+use prost::encoding::decode_varint;
 use thiserror::Error;
 
 /// The bytes nest deeper than the bound allows.
@@ -81,16 +82,7 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
+    decode_varint(rest).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Holds the generated gRPC clients and servers of etcd's services.
+//! Holds the generated gRPC clients of etcd's services.
 //!
-//! *Absent.* The messages, which are crate `proto`'s, and every meaning.
+//! *Absent.* The messages, which are crate `proto`'s; servers, which `server` writes on hyper
+//! (decision 006); and every meaning.
 
 macro_rules! services {
     ($name:ident, $file:literal, $doc:literal) => {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Clock, Moment, RequestIds, Revision, Rng};
 use node::requests::Rejected;
 use node::requests::watch::Limits;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, ResponseHeader};
-use store::{Response, Shared};
+use store::{Operation, Response, Shared};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -57,7 +57,11 @@ impl Options {
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
-            watch: Limits { progress_interval, fragment_bytes: config.receive_bytes_max() },
+            watch: Limits {
+                progress_interval,
+                fragment_bytes: config.receive_bytes_max(),
+                header: Default::default(),
+            },
         }
     }
 }
@@ -126,11 +130,17 @@ impl Api {
         &self,
         request: InternalRaftRequest,
     ) -> impl Future<Output = Result<Response, Rejected>> + Send + '_ {
+        let (operation, began) = (Operation::of(&request), Instant::now());
         let proposal = self.member.propose(request);
         async move {
             let answer = proposal.await.map(|answer| answer.response);
             if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
                 self.metrics.proposals_failed.increment();
+            }
+            if let Some(operation) = operation {
+                // Without a leader nothing can be proposed.
+                let is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
+                self.metrics.requested(operation, is_proposed, began.elapsed());
             }
             answer
         }

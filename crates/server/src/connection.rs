@@ -1,5 +1,8 @@
 //! Serves one connection: tells the protocol by its first bytes, and hands requests on.
 
+mod guarded;
+mod pings;
+
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,6 +21,8 @@ use crate::api::{Api, Phase};
 use crate::config::Config;
 use crate::grpc::{self, Body};
 use crate::http::{self as plain, Access, Offer};
+use guarded::Guarded;
+use pings::Pings;
 
 /// How long the head of an HTTP/1 request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -38,6 +43,9 @@ const RESETS_LOCAL_MAX: usize = 16_384;
 /// Bytes of an answer that may wait in a stream for its client.
 const SEND_BUFFER: usize = 512 * 1024;
 
+/// grpc-go's pings to clients, which etcd leaves in force where a flag says 0.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2 * 60 * 60), Duration::from_secs(20));
+
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Port {
@@ -56,13 +64,16 @@ pub(crate) struct Service {
     pub(crate) api: Arc<Api>,
     pub(crate) access: Arc<Access>,
     builder: Builder<TokioExecutor>,
+    ping_interval_min: Duration,
 }
 
 impl Service {
     pub(crate) fn new(api: Arc<Api>, config: &Config) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        let some = |duration: Duration| (!duration.is_zero()).then_some(duration);
+        let asked = (config.grpc_keepalive_interval, config.grpc_keepalive_timeout);
+        let is_asked = !asked.0.is_zero() && !asked.1.is_zero();
+        let (interval, timeout) = if is_asked { asked } else { KEEPALIVE };
         let mut http2 = builder.http2();
         http2
             .timer(TokioTimer::new())
@@ -74,21 +85,23 @@ impl Service {
             .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
             .max_local_error_reset_streams(RESETS_LOCAL_MAX)
-            .keep_alive_interval(some(config.grpc_keepalive_interval))
-            .keep_alive_timeout(config.grpc_keepalive_timeout);
-        Self { api, access: Arc::new(Access::of(config)), builder }
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+        let ping_interval_min = config.grpc_keepalive_min_time;
+        Self { api, access: Arc::new(Access::of(config)), builder, ping_interval_min }
     }
 
     /// Serves a connection to its end.
     pub(crate) async fn serve(&self, stream: Stream, peer: PeerAddress, port: Port) {
         let service = service_fn(|request| self.answer(request, peer, port));
-        let io = TokioIo::new(stream);
         let builder = self.builder.clone();
-        let builder = match port {
-            Port::Client => builder,
-            Port::Grpc => builder.http2_only(),
-            Port::Http | Port::Metrics => builder.http1_only(),
+        let watched = || Pings::new(self.ping_interval_min);
+        let (builder, pings) = match port {
+            Port::Client => (builder, watched()),
+            Port::Grpc => (builder.http2_only(), watched()),
+            Port::Http | Port::Metrics => (builder.http1_only(), Pings::unwatched()),
         };
+        let io = TokioIo::new(Guarded::new(stream, pings));
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut phase: watch::Receiver<Phase> = self.api.phase.clone();
         tokio::select! {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base::MemberId;
 use peer::{Event, Value};
+use store::Applied;
 use worker::bootstrap::{Forced, Identity};
 
 use crate::log;
@@ -35,7 +36,8 @@ impl Observer for Watcher {
         self.metrics.commit_seconds.observe(took);
     }
 
-    fn applied(&self, took: Duration) {
+    fn applied(&self, applied: &Applied, took: Duration) {
+        self.metrics.applied(applied, took);
         if took > self.slow_apply {
             self.metrics.slow_applies.increment();
             log::warn("apply request took too long")
@@ -50,6 +52,7 @@ impl Observer for Watcher {
     }
 
     fn compaction_finished(&self, revision: i64, took: Duration) {
+        self.metrics.compacted(took);
         log::info("finished scheduled compaction")
             .field("compact-revision", &revision)
             .duration("took", took)
@@ -63,6 +66,10 @@ impl Observer for Watcher {
         }
         self.metrics.leader_changes.increment();
         log::info("elected leader").text("leader", &leader).field("term", &term).emit();
+    }
+
+    fn meta_page_damaged(&self, what: &str) {
+        log::warn("used the other meta page of the database").field("damage", what).emit();
     }
 
     fn wal_repaired(&self, what: &str) {

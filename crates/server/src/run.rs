@@ -291,6 +291,8 @@ impl Running {
             () = stop(&phase, &mut all_closed, &member) => {
                 plan::log_closing(config, "closed etcd server");
             }
+            // A worker that cannot write any more does not report that it has stopped.
+            line = member.fatal() => return End::Fatal(line),
             (number, _) = signals.next() => return End::Signal(number),
         }
         end

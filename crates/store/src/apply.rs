@@ -39,6 +39,7 @@ use crate::membership::{Downgrade, Impossible, Member};
 use crate::mvcc::row::bodies;
 use crate::mvcc::txn::TxnError;
 use crate::mvcc::write::Writer;
+use crate::operation::{Counts, Operation};
 use crate::quota::{self, LEASE_COST};
 use crate::schema;
 use crate::store::{FIRST_STORED_VERSION, Store};
@@ -68,6 +69,10 @@ pub struct Applied {
     pub is_empty: bool,
     /// The entry was in the state already.
     pub replayed: bool,
+    /// The kind of the request, when it was applied.
+    pub operation: Option<Operation>,
+    /// What it has done to the keys.
+    pub counts: Counts,
 }
 
 /// What became of a conf change.
@@ -136,6 +141,8 @@ impl Store {
             force_snapshot: false,
             is_empty: false,
             replayed: index <= self.applied.0,
+            operation: None,
+            counts: Counts::default(),
         };
         if applied.replayed {
             return Ok(applied);
@@ -153,6 +160,7 @@ impl Store {
                 return Err(fatal(index, format!("entry type {number} is not in use by etcd")));
             }
         }
+        applied.counts = std::mem::take(&mut self.counts);
         self.applied = (index, term);
         Ok(applied)
     }
@@ -194,6 +202,7 @@ impl Store {
             (0, Some(header)) => RequestId(header.id),
             (id, _) => RequestId(id),
         });
+        applied.operation = Operation::of(&request);
         if let Some(result) = self.apply_cluster(&request, applied) {
             return result;
         }
@@ -345,7 +354,9 @@ impl Store {
         run: impl FnOnce(&mut Writer<'_>) -> Result<T, TxnError>,
     ) -> Result<T, TxnError> {
         let mut writer = Writer::new(&self.view, &self.shared.lessor, &self.tables.active);
-        let answer = run(&mut writer)?;
+        let answer = run(&mut writer);
+        self.counts = writer.counts();
+        let answer = answer?;
         let changes = writer.into_changes();
         self.publish_changes(&changes);
         Ok(answer)
@@ -390,7 +401,7 @@ impl Store {
         let keys = shared.lessor.keys(id).ok_or(ApplyError::LeaseNotFound)?;
         self.write(|writer| {
             for key in &keys {
-                writer.delete(key);
+                writer.delete_attached(key);
             }
             // Whoever is told of the deletions must find the lease gone.
             shared.lessor.remove(id);

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::backend::ScanError;
 use crate::mvcc::RevKey;
+use crate::schema;
 
 /// A deterministic outcome of a request: part of the replicated state, without an I/O cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -95,13 +96,16 @@ pub enum Damage {
     /// A row is not a key-value message.
     #[error("bucket key, row {0}: not a key-value message")]
     RowMalformed(RevKey),
+    /// A row says something else than a put or a delete at its revision says.
+    #[error("bucket key, row {0}: the row is not of this revision, or has no key")]
+    RowContradicts(RevKey),
     /// Another row cannot be read.
-    #[error("bucket {bucket}, row {row}: {what}")]
+    #[error("bucket {bucket}, row {}: {what}", row.escape_ascii())]
     Row {
         /// The bucket.
         bucket: String,
         /// The row's key.
-        row: String,
+        row: Bytes,
         /// What is wrong.
         what: String,
     },
@@ -111,8 +115,29 @@ impl Damage {
     pub(crate) fn row(bucket: &[u8], row: &[u8], what: impl Into<String>) -> Self {
         Self::Row {
             bucket: bucket.escape_ascii().to_string(),
-            row: row.escape_ascii().to_string(),
+            row: Bytes::copy_from_slice(row),
             what: what.into(),
+        }
+    }
+
+    /// The same with the file and the place in it, where the row is still there.
+    pub(crate) fn placed(self, database: &bolt::View) -> Self {
+        let placed =
+            |bucket: &[u8], row: &[u8]| database.damaged_row(bucket, row, self.to_string());
+        let found = match &self {
+            Self::RowName(name) => placed(schema::KEY, name),
+            Self::RowMalformed(at) | Self::RowContradicts(at) => {
+                match placed(schema::KEY, at.encode(false).as_ref()) {
+                    Ok(None) => placed(schema::KEY, at.encode(true).as_ref()),
+                    found => found,
+                }
+            }
+            Self::Row { bucket, row, .. } => placed(bucket.as_bytes(), row),
+            Self::Database(_) | Self::RowMissing(_) => Ok(None),
+        };
+        match found {
+            Ok(Some(error)) | Err(error) => Self::Database(error),
+            Ok(None) => self,
         }
     }
 }

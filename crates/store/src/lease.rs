@@ -384,7 +384,7 @@ impl Lessor {
     /// called.
     pub fn when_removed(&self, id: LeaseId, waiter: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.state.lock();
-        if !state.leases.contains_key(&id) {
+        if !state.is_primary || !state.leases.contains_key(&id) {
             drop(state);
             waiter();
             return true;

@@ -18,6 +18,7 @@ pub mod lease;
 mod load;
 pub mod membership;
 pub mod mvcc;
+mod operation;
 pub mod quota;
 pub mod schema;
 mod shared;
@@ -32,6 +33,7 @@ pub use mvcc::{
     Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, TxnError, View,
     is_read_only, read_txn,
 };
+pub use operation::{Counts, Operation};
 pub use shared::Shared;
 pub use store::{Frozen, Store, StoreOptions};
 pub use version::Version;

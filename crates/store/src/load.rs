@@ -50,6 +50,13 @@ struct Scanned {
 impl Loaded {
     /// Reads all of it; refuses what a server of that version (major, minor) cannot serve.
     pub(crate) fn read(view: bolt::View, server_version: (u64, u64)) -> Result<Self, OpenError> {
+        Self::read_tables(view.clone(), server_version).map_err(|error| match error {
+            OpenError::Damaged(damage) => OpenError::Damaged(damage.placed(&view)),
+            other => other,
+        })
+    }
+
+    fn read_tables(view: bolt::View, server_version: (u64, u64)) -> Result<Self, OpenError> {
         let tables = Arc::new(Tables { active: Arc::default(), frozen: None, database: view });
         let (membership, storage_version) = read_versions(&tables, server_version)?;
         let applied = read_applied(&tables)?;
@@ -185,6 +192,9 @@ fn scan(tables: &Tables) -> Result<Scanned, Damage> {
     for row in tables.scan(last, Revision(i64::MAX)) {
         let row = row?;
         let parts = Parts::read(&row.bytes).ok_or(Damage::RowMalformed(row.at))?;
+        if !parts.may_stand_at(row.at.main, row.tombstone) {
+            return Err(Damage::RowContradicts(row.at));
+        }
         let restored = if row.tombstone {
             Restored::Tombstone
         } else {

@@ -28,6 +28,7 @@ use crate::lease::Lessor;
 use crate::load::{self, Loaded};
 use crate::mvcc::compact::Compaction;
 use crate::mvcc::{Change, Core, View};
+use crate::operation::Counts;
 use crate::schema;
 use crate::shared::Shared;
 use crate::version::Version;
@@ -82,6 +83,8 @@ pub struct Store {
     pub(crate) view: Arc<View>,
     /// The last entry that has changed the state, and its term.
     pub(crate) applied: (LogIndex, Term),
+    /// What the entry under way has done to the keys.
+    pub(crate) counts: Counts,
     frozen: LogIndex,
     creates_buckets: bool,
     pub(crate) compacted: Revision,
@@ -128,6 +131,7 @@ impl Store {
             swept: loaded.swept,
             removing: None,
             waiting: None,
+            counts: Counts::default(),
         };
         store.begin();
         Ok(store)

@@ -83,6 +83,22 @@ pub enum StartError {
         /// Where the log begins.
         snapshot: LogIndex,
     },
+    /// The database has entries that the log does not have any more. New entries would get their
+    /// numbers, and be taken for done: etcd goes on like that, and forgets writes.
+    #[error(
+        "write-ahead log: {}: it ends at entry {last}, but the database has entry {database}: the \
+         end of the log is lost; {REMEDY}",
+        dir.display(),
+        REMEDY = storage::REMEDY
+    )]
+    LogBehind {
+        /// Where the log is.
+        dir: PathBuf,
+        /// Its last entry, or the snapshot that it begins with.
+        last: LogIndex,
+        /// The last entry that the database has.
+        database: LogIndex,
+    },
     /// The initial members do not name this one.
     #[error("couldn't find local name \"{0}\" in the initial cluster configuration")]
     NotAMember(String),
@@ -331,6 +347,14 @@ pub fn open(
     // Without any voter the member waits for a leader that knows it: it was added to a cluster.
     let row = store.handle().conf_state();
     let commit_in_log = hard_state.commit();
+    let last = LogIndex(entries.last().map_or(at.index(), Entry::index));
+    if database_index > last {
+        return Err(StartError::LogBehind {
+            dir: dir.wal().into(),
+            last,
+            database: database_index,
+        });
+    }
     let restored = restore(&at, database_index, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
     snapshots.remove_unrecorded(LogIndex(at.index()))?;

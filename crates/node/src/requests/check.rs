@@ -63,13 +63,16 @@ pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Rejected> 
     if request.key.is_empty() { Err(Rejected::EmptyKey) } else { Ok(()) }
 }
 
-/// Checks a transaction: its size, each operation of both branches, and that no key is changed
-/// twice on one path. `max_ops` is `--max-txn-ops`.
+/// Checks a transaction: its size, each operation of both branches, that no key is changed twice
+/// on one path, and that real etcd can live with it. `max_ops` is `--max-txn-ops`.
 pub fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), Rejected> {
     check_txn_ops(request, max_ops)?;
     // The second pass looks at changes only, so it comes after every operation is known sound.
     changes(&request.success)?;
     changes(&request.failure)?;
+    if let Outcome::Deadly = run(request, Gone::default()) {
+        return Err(Rejected::KeyNotFound);
+    }
     Ok(())
 }
 
@@ -179,6 +182,69 @@ fn changes(ops: &[RequestOp]) -> Result<Changes<'_>, Rejected> {
     Ok(all)
 }
 
+/// The keys that a path has deleted so far by intervals without an end: all from the lowest first
+/// key on. Other deletes never cover a put that comes after them (see [`changes`]).
+#[derive(Debug, Clone, Copy, Default)]
+struct Gone<'a>(Option<&'a [u8]>);
+
+impl<'a> Gone<'a> {
+    fn holds(self, key: &[u8]) -> bool {
+        self.0.is_some_and(|first| first <= key)
+    }
+
+    fn with(self, first: &'a [u8]) -> Self {
+        Self(Some(self.0.map_or(first, |other| other.min(first))))
+    }
+
+    /// What is gone in both.
+    fn common(self, other: Self) -> Self {
+        Self(self.0.zip(other.0).map(|(one, other)| one.max(other)))
+    }
+}
+
+/// What becomes of operations, whatever the compares say.
+enum Outcome<'a> {
+    /// On every path a put builds on a key that the path has deleted. If the key exists, etcd's
+    /// checks pass and every member dies of it, again at each start; if not, the answer is that
+    /// there is no such key.
+    Deadly,
+    /// Some path comes through, with no more than this gone on the one that deletes least.
+    Passes(Gone<'a>),
+}
+
+/// Follows a transaction's branches. Without a compare it always takes the first.
+fn run<'a>(request: &'a TxnRequest, before: Gone<'a>) -> Outcome<'a> {
+    let success = run_ops(&request.success, before);
+    if request.compare.is_empty() {
+        return success;
+    }
+    match (success, run_ops(&request.failure, before)) {
+        (Outcome::Passes(one), Outcome::Passes(other)) => Outcome::Passes(one.common(other)),
+        (Outcome::Deadly, other) | (other, Outcome::Deadly) => other,
+    }
+}
+
+fn run_ops<'a>(ops: &'a [RequestOp], mut gone: Gone<'a>) -> Outcome<'a> {
+    for op in ops {
+        match &op.request {
+            Some(Request::RequestDeleteRange(delete)) if &delete.range_end[..] == b"\0" => {
+                gone = gone.with(&delete.key);
+            }
+            Some(Request::RequestPut(put))
+                if (put.ignore_value || put.ignore_lease) && gone.holds(&put.key) =>
+            {
+                return Outcome::Deadly;
+            }
+            Some(Request::RequestTxn(nested)) => match run(nested, gone) {
+                Outcome::Passes(after) => gone = after,
+                Outcome::Deadly => return Outcome::Deadly,
+            },
+            _ => {}
+        }
+    }
+    Outcome::Passes(gone)
+}
+
 /// Whether a transaction is answered from a view, without the log: it holds ranges and nothing
 /// else. A nested transaction counts as a write even when it only reads.
 pub fn is_read_only(request: &TxnRequest) -> bool {
@@ -203,6 +269,7 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
 mod tests {
     use base::Rng;
     use bytes::Bytes;
+    use proto::etcdserverpb::Compare;
 
     use super::*;
 
@@ -257,6 +324,54 @@ mod tests {
             ..TxnRequest::default()
         };
         assert_eq!(check_txn(&request, 128), Ok(()));
+    }
+
+    fn keep(key: &'static str) -> RequestOp {
+        let put = PutRequest { key: key.into(), ignore_value: true, ..PutRequest::default() };
+        RequestOp { request: Some(Request::RequestPut(put)) }
+    }
+
+    /// A nested transaction that may take either branch.
+    fn either(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
+        let compare = vec![Compare { key: "k".into(), ..Compare::default() }];
+        RequestOp { request: Some(Request::RequestTxn(TxnRequest { compare, success, failure })) }
+    }
+
+    #[test]
+    fn what_etcd_surely_dies_of_is_refused() {
+        let deadly = Err(Rejected::KeyNotFound);
+        let all = || delete("b", "\0");
+        assert_eq!(check(vec![all(), keep("b")]), deadly);
+        assert_eq!(check(vec![delete("z", "\0"), all(), keep("c")]), deadly);
+        assert_eq!(check(vec![all(), keep("a")]), Ok(()), "below the interval");
+        assert_eq!(check(vec![keep("b"), all()]), Ok(()), "deleted later");
+        assert_eq!(check(vec![all(), put("b")]), Ok(()), "builds on nothing");
+        let lease = PutRequest { key: "b".into(), ignore_lease: true, ..PutRequest::default() };
+        let lease = RequestOp { request: Some(Request::RequestPut(lease)) };
+        assert_eq!(check(vec![all(), lease]), deadly);
+        // Nested, the delete or the put, and a branch that is never taken.
+        assert_eq!(check(vec![txn(vec![all()], vec![]), keep("c")]), deadly);
+        assert_eq!(check(vec![all(), txn(vec![txn(vec![keep("c")], vec![])], vec![])]), deadly);
+        assert_eq!(check(vec![all(), txn(vec![], vec![keep("c")])]), Ok(()));
+        assert_eq!(check(vec![txn(vec![], vec![all()]), keep("c")]), Ok(()));
+        // Where compares decide, only what every path dies of.
+        assert_eq!(check(vec![all(), either(vec![keep("c")], vec![])]), Ok(()));
+        assert_eq!(check(vec![all(), either(vec![keep("c")], vec![keep("d")])]), deadly);
+        assert_eq!(check(vec![either(vec![all()], vec![]), keep("c")]), Ok(()));
+        let one_of = || either(vec![all()], vec![delete("d", "\0")]);
+        assert_eq!(check(vec![one_of(), keep("c")]), Ok(()));
+        assert_eq!(check(vec![one_of(), keep("d")]), deadly);
+        // A branch that dies is not the one that was taken, if the transaction comes through.
+        let survivor = || either(vec![all(), keep("c")], vec![]);
+        assert_eq!(check(vec![survivor(), keep("d")]), Ok(()));
+        let survivor = || either(vec![all(), keep("c")], vec![delete("d", "\0")]);
+        assert_eq!(check(vec![survivor(), keep("e")]), deadly);
+        // The outermost transaction has branches, too.
+        let compare = vec![Compare { key: "k".into(), ..Compare::default() }];
+        let mut request = TxnRequest { compare, success: vec![all(), keep("b")], failure: vec![] };
+        assert_eq!(check_txn(&request, 128), Ok(()));
+        request.failure = vec![all(), keep("c")];
+        assert_eq!(check_txn(&request, 128), deadly);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use base::{Revision, Rng, WatchId};
+use base::{ClusterId, MemberId, Revision, Rng, Term, WatchId};
 use bytes::Bytes;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::watch_request::RequestUnion;
@@ -36,6 +36,8 @@ use store::watch::{Batch, Drained, Filter, Lagging, Queue, SubscriptionId, Watch
 use store::{Change, ReadError, Shared, View};
 
 mod response;
+
+use response::encoded_event_len;
 
 pub use response::Response;
 
@@ -96,6 +98,8 @@ pub struct Limits {
     pub progress_interval: Duration,
     /// The encoded size from which a response is split, for watchers that allow it.
     pub fragment_bytes: usize,
+    /// Who answers: the header counts to the size of a response.
+    pub header: (ClusterId, MemberId, Term),
 }
 
 /// The state of one stream.
@@ -318,7 +322,7 @@ impl Session {
             events: batch.events.to_vec(),
             ..Response::new(batch.watch, batch.revision)
         };
-        push(&mut self.out, response, watcher.fragment, self.limits.fragment_bytes);
+        push(&mut self.out, response, watcher.fragment, &self.limits);
     }
 
     /// Reads one slice of history for all who lag behind its end.
@@ -426,7 +430,7 @@ impl Session {
         if !events.is_empty() {
             watcher.was_busy = true;
             let response = Response { events, ..Response::new(id, current) };
-            push(&mut self.out, response, watcher.fragment, self.limits.fragment_bytes);
+            push(&mut self.out, response, watcher.fragment, &self.limits);
         }
     }
 
@@ -470,20 +474,29 @@ impl Drop for Session {
     }
 }
 
-/// Adds a response, in parts when it is large and its watcher allows that.
-fn push(out: &mut Vec<Response>, response: Response, fragment: bool, fragment_bytes: usize) {
-    if !fragment || response.events.len() < 2 || response.encoded_events_len() < fragment_bytes {
+/// Adds a response, in parts when it is large and its watcher allows that: as many events as stay
+/// below the limit together with everything else in the response, but one at least.
+fn push(out: &mut Vec<Response>, mut response: Response, fragment: bool, limits: &Limits) {
+    let is_small = |response: &Response| {
+        response.events.len() < 2 || response.encoded_len(limits.header) < limits.fragment_bytes
+    };
+    if !fragment || is_small(&response) {
         out.push(response);
         return;
     }
-    let mut part = Response { events: Vec::new(), ..response.clone() };
-    for event in response.events {
-        part.events.push(event);
-        if part.events.len() > 1 && part.encoded_events_len() >= fragment_bytes {
-            let last = part.events.pop();
-            out.push(Response { fragment: true, ..part.clone() });
-            part.events = last.into_iter().collect();
+    let events = std::mem::take(&mut response.events);
+    let mut part = Response { fragment: true, ..response };
+    let empty = part.encoded_len(limits.header);
+    let mut size = empty;
+    for event in events {
+        let more = encoded_event_len(&event);
+        if !part.events.is_empty() && size + more >= limits.fragment_bytes {
+            let events = std::mem::take(&mut part.events);
+            out.push(Response { events, ..part.clone() });
+            size = empty;
         }
+        size += more;
+        part.events.push(event);
     }
-    out.push(part);
+    out.push(Response { fragment: false, ..part });
 }

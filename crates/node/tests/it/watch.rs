@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use base::{Revision, Rng};
+use base::{ClusterId, MemberId, Revision, Rng, Term};
 use node::requests::watch::{Limits, Response, Session};
 use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
@@ -21,8 +21,10 @@ use crate::store::{Member, delete, put};
 
 const KEYS: [&str; 6] = ["a", "b", "ba", "bb", "c", "d"];
 
+const HEADER: (ClusterId, MemberId, Term) = (ClusterId(1), MemberId(1), Term(1));
+
 fn limits() -> Limits {
-    Limits { progress_interval: Duration::from_secs(600), fragment_bytes: 200 }
+    Limits { progress_interval: Duration::from_secs(600), fragment_bytes: 200, header: HEADER }
 }
 
 fn session(shared: &Arc<Shared>) -> Session {

@@ -64,6 +64,7 @@ impl Runner {
             let limits = Limits {
                 progress_interval: Duration::from_secs(600),
                 fragment_bytes: FRAGMENT_BYTES,
+                header: (ClusterId(1), MemberId(1), Term(1)),
             };
             Stream {
                 session: Session::new(shared, limits, &mut Rng::new(1)),

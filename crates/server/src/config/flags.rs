@@ -221,9 +221,9 @@ pub(super) static FLAGS: &[Flag] = flags! {
             assign(&mut config.max_concurrent_streams, parse_u32_verbose(text))
         }),
         "Requests that one connection may have open.";
-    Member "grpc-keepalive-min-time" "5s" set!(duration grpc_keepalive_min_time), "The shortest interval at which a client may ping.";
-    Member "grpc-keepalive-interval" "2h" set!(duration grpc_keepalive_interval), "The interval at which clients are pinged (0: never).";
-    Member "grpc-keepalive-timeout" "20s" set!(duration grpc_keepalive_timeout), "How long to wait for the answer to a ping.";
+    Member "grpc-keepalive-min-time" "5s" set!(duration grpc_keepalive_min_time), "The shortest interval at which a client may ping (0: 5m); without an open stream it is 2h.";
+    Member "grpc-keepalive-interval" "2h" set!(duration grpc_keepalive_interval), "The interval at which silent clients are pinged (0: 2h, and the timeout 20s).";
+    Member "grpc-keepalive-timeout" "20s" set!(duration grpc_keepalive_timeout), "How long to wait for the answer to a ping (0: 20s, and the interval 2h).";
     Member "socket-reuse-port" "false" UNBUILT_SWITCH, "Let several processes listen on one port.";
     Member "socket-reuse-address" "false" Effect::Ignored, "Without effect here: it is always so.";
     Member "enable-grpc-gateway" "false" UNBUILT_SWITCH, "Serve the API as JSON under /v3.";

@@ -32,7 +32,6 @@ pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status>
     let proposal = api.propose(InternalRaftRequest { put: Some(request), ..Default::default() });
     match proposal.await? {
         Response::Put(mut response) => {
-            api.metrics.puts.increment();
             api.fill(&mut response.header);
             Ok(Reply::of(&response))
         }
@@ -46,7 +45,6 @@ pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Resu
         api.propose(InternalRaftRequest { delete_range: Some(request), ..Default::default() });
     match proposal.await? {
         Response::DeleteRange(mut response) => {
-            api.metrics.deletes.increment();
             api.fill(&mut response.header);
             Ok(Reply::of(&response))
         }

@@ -27,7 +27,6 @@ pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<R
         api.propose(InternalRaftRequest { lease_grant: Some(request), ..Default::default() });
     match proposal.await? {
         Response::LeaseGrant(mut response) => {
-            api.metrics.leases_granted.increment();
             api.fill(&mut response.header);
             Ok(Reply::of(&response))
         }
@@ -40,7 +39,6 @@ pub(super) async fn revoke(api: &Api, request: LeaseRevokeRequest) -> Result<Rep
         api.propose(InternalRaftRequest { lease_revoke: Some(request), ..Default::default() });
     match proposal.await? {
         Response::LeaseRevoke(mut response) => {
-            api.metrics.leases_revoked.increment();
             api.fill(&mut response.header);
             Ok(Reply::of(&response))
         }

@@ -76,13 +76,23 @@ pub(super) async fn range(
     is_plain: bool,
 ) -> Result<Reply, Status> {
     check_range(request)?;
+    let asked = Instant::now();
+    let answer = range_checked(api, request, is_plain).await;
+    api.metrics.read_seconds.observe(answer.is_ok(), asked.elapsed());
+    answer
+}
+
+async fn range_checked(
+    api: &Arc<Api>,
+    request: &RangeRequest,
+    is_plain: bool,
+) -> Result<Reply, Status> {
     if !request.serializable {
         api.read_index().await?;
     }
     let began = Instant::now();
     let answer = read(api, request, is_plain).await;
-    api.metrics.ranges.increment();
-    api.metrics.range_seconds.observe(began.elapsed());
+    api.metrics.ranged(answer.is_ok(), began.elapsed());
     answer
 }
 
@@ -146,7 +156,8 @@ pub(super) async fn stream(stream: &mut Stream, message: Bytes) -> Result<(), St
     if request.count_only {
         let reading = Arc::clone(&api);
         let reply = super::blocking(move || {
-            with_newest_view(&reading, |view| {
+            let began = Instant::now();
+            let answer = with_newest_view(&reading, |view| {
                 let RangeSummary { count, .. } = view.range(&request, &mut |_| {})?;
                 let header = reading.member.header(view.revision());
                 Ok::<_, ReadError>(Rows::new().finish_within(
@@ -155,7 +166,9 @@ pub(super) async fn stream(stream: &mut Stream, message: Bytes) -> Result<(), St
                     false,
                     count,
                 ))
-            })
+            });
+            reading.metrics.ranged(answer.is_ok(), began.elapsed());
+            answer
         });
         return stream.reply(reply.await??).await;
     }
@@ -200,7 +213,8 @@ fn chunk(
 ) -> Result<Chunk, Status> {
     let mut rows = Rows::new();
     let mut last = Bytes::new();
-    let (summary, view_revision) = with_newest_view(api, |view| {
+    let began = Instant::now();
+    let read = with_newest_view(api, |view| {
         rows.clear();
         let mut last_row = Vec::new();
         let summary = view.range(&request, &mut |row| {
@@ -210,7 +224,9 @@ fn chunk(
         })?;
         last = last_row.into();
         Ok::<_, ReadError>((summary, view.revision()))
-    })?;
+    });
+    api.metrics.ranged(read.is_ok(), began.elapsed());
+    let (summary, view_revision) = read?;
     let revision = pinned.unwrap_or(view_revision);
     let (count, bytes) = (i64::try_from(rows.len()).unwrap_or(i64::MAX), rows.bytes());
     if summary.more && answered + count != limit {

@@ -1,19 +1,19 @@
 //! Transactions.
 
+use std::time::Instant;
+
 use base::limits::TXN_DEPTH_MAX;
 use node::requests::Rejected;
 use node::requests::check::{check_txn, is_read_only, is_serializable};
-use proto::etcdserverpb::response_op::Response as Op;
-use proto::etcdserverpb::{InternalRaftRequest, ResponseOp, TxnRequest, TxnResponse};
+use proto::etcdserverpb::{InternalRaftRequest, TxnRequest, TxnResponse};
 use store::quota::txn_cost;
-use store::{Response, read_txn};
+use store::{Counts, Response, read_txn};
 
 use super::kv::mismatched;
 use super::reply::Reply;
 use super::status::Status;
 use super::wire::unparseable;
 use crate::api::Api;
-use crate::metrics::Metrics;
 
 /// Transactions inside each other from which on Go's decoder gives up: it takes 10,000 levels of
 /// messages, and a nested transaction is two.
@@ -43,7 +43,6 @@ pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status>
             other => return Err(mismatched(&other)),
         }
     };
-    count(&api.metrics, &response);
     api.fill(&mut response.header);
     Ok(Reply::of(&response))
 }
@@ -52,31 +51,12 @@ async fn read(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {
     if !is_serializable(request) {
         api.read_index().await?;
     }
-    super::range::with_newest_view(api, |view| read_txn(view, request))
-}
-
-/// Counts the operations of the branch that was taken.
-fn count(metrics: &Metrics, response: &TxnResponse) {
-    let mut operations = 0;
-    count_ops(metrics, &response.responses, &mut operations);
-    if operations > 1 {
-        metrics.txns.increment();
-    }
-}
-
-fn count_ops(metrics: &Metrics, responses: &[ResponseOp], operations: &mut u64) {
-    for op in responses {
-        let counter = match &op.response {
-            Some(Op::ResponsePut(_)) => &metrics.puts,
-            Some(Op::ResponseRange(_)) => &metrics.ranges,
-            Some(Op::ResponseDeleteRange(_)) => &metrics.deletes,
-            Some(Op::ResponseTxn(nested)) => {
-                count_ops(metrics, &nested.responses, operations);
-                continue;
-            }
-            None => continue,
-        };
-        counter.increment();
-        *operations += 1;
-    }
+    let (began, mut counts) = (Instant::now(), Counts::default());
+    let answer = super::range::with_newest_view(api, |view| {
+        counts = Counts::default();
+        read_txn(view, request, &mut counts)
+    });
+    api.metrics.count(counts);
+    api.metrics.read_txn_seconds.observe(answer.is_ok(), began.elapsed());
+    answer
 }

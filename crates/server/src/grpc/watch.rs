@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use node::requests::Rejected;
-use node::requests::watch::{Response, Session};
+use node::requests::watch::{Limits, Response, Session};
 use store::ReadError;
 use tokio::time::{MissedTickBehavior, interval_at};
 
@@ -51,7 +51,10 @@ enum Next {
 
 pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(), Status> {
     let api = Arc::clone(&stream.call.api);
-    let mut session = Session::new(Arc::clone(&api.store), api.options.watch, &mut api.rng());
+    let status = api.member.status();
+    let header = (api.member.cluster_id(), api.member.id(), status.term);
+    let limits = Limits { header, ..api.options.watch };
+    let mut session = Session::new(Arc::clone(&api.store), limits, &mut api.rng());
     let period = session.progress_interval();
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

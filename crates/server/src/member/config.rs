@@ -8,7 +8,7 @@ use node::NodeConfig;
 use proto::membershippb::Attributes;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
-use store::StoreOptions;
+use store::{Applied, StoreOptions};
 use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, StartError};
 
 use super::{Network, SERVER_VERSION};
@@ -109,6 +109,9 @@ impl MemberConfig {
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
         }
+        if let Some(damage) = opened.database.damaged_meta() {
+            observer.meta_page_damaged(&damage.finding());
+        }
         if let Some(before) = opened.recovered {
             observer.recovered(before.get(), opened.restored.base.index.get());
         }
@@ -142,8 +145,8 @@ pub trait Observer: Send + Sync {
     fn wal_synced(&self, took: Duration);
     /// The database was committed.
     fn database_committed(&self, took: Duration);
-    /// A request is applied.
-    fn applied(&self, took: Duration);
+    /// An entry is applied.
+    fn applied(&self, applied: &Applied, took: Duration);
     /// A snapshot is on disk.
     fn snapshot_saved(&self, index: u64);
     /// A compaction has removed its rows.
@@ -152,6 +155,8 @@ pub trait Observer: Send + Sync {
     fn leader_changed(&self, leader: MemberId, term: u64);
     /// A torn end was cut off the log.
     fn wal_repaired(&self, what: &str);
+    /// One of the two meta pages of the database is damaged; the other was used.
+    fn meta_page_damaged(&self, what: &str);
     /// A snapshot takes the place of all state.
     fn installing(&self, _index: u64, _term: u64) {}
     /// It has.

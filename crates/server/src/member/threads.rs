@@ -18,7 +18,7 @@ use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use proto::membershippb::Attributes;
 use proto::raftpb::Snapshot;
-use store::{ApplyError, ConfChangeError, Response, Shared};
+use store::{Applied, ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
@@ -91,6 +91,8 @@ pub(super) fn spawn(
             shared: Arc::clone(&shared),
             clock: Arc::clone(&clock),
             member: node.member,
+            observer: Arc::clone(&observer),
+            begun: clock.now(),
             alarmed: None,
             changed: Vec::new(),
         },
@@ -338,6 +340,7 @@ impl Apply {
                 if let Some((index, term)) = installing {
                     self.observer.installing(index, term);
                 }
+                self.answers.begun = begun;
                 let receipt = self.worker.run(effect, begun, &mut self.answers)?;
                 if let Some((index, term)) = installing {
                     self.installed(links);
@@ -350,7 +353,6 @@ impl Apply {
                 links.inbox.push(Input::Applied(receipt));
                 // After the consensus has the change: while it has not, it refuses the next one.
                 self.answers.tell_changed();
-                self.observer.applied(self.clock.now() - begun);
                 self.sweep_if_due(links)?;
             }
             self.sweep_if_due(links)?;
@@ -413,6 +415,9 @@ struct Answers {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     member: MemberId,
+    observer: Arc<dyn Observer>,
+    /// When the entry under way was taken up.
+    begun: Moment,
     /// When the alarm for want of space was raised last.
     alarmed: Option<Moment>,
     /// Changes of members that are applied, and not told yet.
@@ -428,6 +433,12 @@ impl Answers {
 }
 
 impl Listener for Answers {
+    fn applied(&mut self, applied: &Applied) {
+        let now = self.clock.now();
+        self.observer.applied(applied, now - self.begun);
+        self.begun = now;
+    }
+
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>) {
         self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
     }

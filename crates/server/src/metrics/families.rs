@@ -2,6 +2,9 @@
 
 use base::MemberId;
 use proto::etcdserverpb::AlarmType;
+use store::Operation;
+
+use std::sync::atomic::Ordering;
 
 use super::process::Process;
 use super::text::{Kind, Page};
@@ -17,8 +20,10 @@ pub(crate) fn render(api: &Api) -> String {
     storage(&mut page, api);
     watching(&mut page, api);
     requests(&mut page, &api.metrics);
+    times(&mut page, &api.metrics);
     grpc(&mut page, &api.metrics);
     process(&mut page);
+    scrapes(&mut page, &api.metrics);
     page.finish()
 }
 
@@ -90,8 +95,8 @@ fn storage(page: &mut Page, api: &Api) {
     page.gauge("etcd_debugging_mvcc_current_revision", "The newest revision.", revision as f64);
     let compacted = compacted as f64;
     page.gauge("etcd_debugging_mvcc_compact_revision", "The newest compaction.", compacted);
-    let keys = api.store.index_size().keys as f64;
-    page.gauge("etcd_debugging_mvcc_keys_total", "Keys in the index.", keys);
+    let keys = api.store.index_size().live as f64;
+    page.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", keys);
     page.gauge("etcd_debugging_auth_revision", "The revision of users and roles.", 1.0);
     for (name, help, counter) in [
         ("etcd_mvcc_put_total", "Puts.", &metrics.puts),
@@ -121,6 +126,21 @@ fn storage(page: &mut Page, api: &Api) {
     ] {
         page.histogram(name, help, histogram);
     }
+    for (name, help, histogram) in [
+        ("etcd_debugging_lease_ttl_total", "Seconds of granted leases.", &metrics.lease_ttls),
+        (
+            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+            "Removals of what compactions leave.",
+            &metrics.compaction_millis,
+        ),
+    ] {
+        page.histogram(name, help, histogram);
+    }
+    let at = metrics.compacted_at.load(Ordering::Relaxed) as f64;
+    let help = "When the last compaction was complete, in seconds since 1970.";
+    page.gauge("etcd_debugging_mvcc_db_compaction_last", help, at);
+    let bytes = metrics.put_bytes.get() as f64;
+    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values.", bytes);
     // There is never a stop for a defragmentation.
     page.gauge("etcd_disk_defrag_inflight", "Defragmentations under way.", 0.0);
 }
@@ -183,6 +203,23 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     }
 }
 
+/// How long requests took.
+fn times(page: &mut Page, metrics: &Metrics) {
+    let (name, help) = ("etcd_server_request_duration_seconds", "Requests by their kind.");
+    page.outcomes(name, help, &[("type", "Range")], &metrics.read_seconds);
+    page.outcomes(name, help, &[("type", "ReadonlyTxn")], &metrics.read_txn_seconds);
+    for (operation, outcomes) in Operation::ALL.iter().zip(&metrics.request_seconds) {
+        page.outcomes(name, help, &[("type", operation.name())], outcomes);
+    }
+    let (name, help) = ("etcd_server_apply_duration_seconds", "Applied requests by their kind.");
+    for (operation, outcomes) in Operation::ALL.iter().zip(&metrics.apply_seconds) {
+        let labels = [("op", operation.name()), ("version", "v3")];
+        page.outcomes(name, help, &labels, outcomes);
+    }
+    let (name, help) = ("etcd_server_range_duration_seconds", "Reads of intervals.");
+    page.outcomes(name, help, &[], &metrics.range_seconds);
+}
+
 fn grpc(page: &mut Page, metrics: &Metrics) {
     for (method, counted) in METHODS.iter().zip(&metrics.methods) {
         let labels = [
@@ -204,6 +241,13 @@ fn grpc(page: &mut Page, metrics: &Metrics) {
     }
 }
 
+/// The answers with these metrics, without the one under way.
+fn scrapes(page: &mut Page, metrics: &Metrics) {
+    let (name, help) = ("promhttp_metric_handler_requests_total", "Answers with metrics.");
+    page.count(name, help, &[("code", "200")], metrics.scrapes.get());
+    metrics.scrapes.increment();
+}
+
 fn process(page: &mut Page) {
     let process = Process::now();
     let cpu = process.cpu.as_secs_f64();
@@ -214,6 +258,7 @@ fn process(page: &mut Page) {
         ("process_max_fds", "Files that may be open.", process.files_max),
         ("process_resident_memory_bytes", "Memory in use.", process.resident_bytes),
         ("process_virtual_memory_bytes", "Memory addressed.", process.virtual_bytes),
+        ("process_virtual_memory_max_bytes", "Memory that may be addressed.", process.virtual_max),
         ("os_fd_used", "Open files.", process.open_files),
         ("os_fd_limit", "Files that may be open.", process.files_max),
     ] {

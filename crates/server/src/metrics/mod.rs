@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use store::{Applied, ApplyError, Counts, Operation, Response};
 
 use crate::grpc::method::{METHODS, Method};
 
@@ -74,7 +75,8 @@ pub(crate) struct Histogram {
     bounds: Vec<f64>,
     /// One more than `bounds`: the last is without bound.
     buckets: Vec<Counter>,
-    sum_nanos: Counter,
+    /// The sum of all values, as the bits of a float.
+    sum: AtomicU64,
 }
 
 impl Histogram {
@@ -83,15 +85,43 @@ impl Histogram {
         let bounds: Vec<_> =
             std::iter::successors(Some(first), |bound| Some(bound * 2.0)).take(count).collect();
         let buckets = (0..=count).map(|_| Counter::default()).collect();
-        Self { bounds, buckets, sum_nanos: Counter::default() }
+        Self { bounds, buckets, sum: AtomicU64::new(0f64.to_bits()) }
     }
 
     /// Counts a duration, in seconds.
     pub(crate) fn observe(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let at = self.bounds.partition_point(|bound| *bound < seconds);
+        self.observe_value(duration.as_secs_f64());
+    }
+
+    /// Counts a value, in the unit of the bounds.
+    pub(crate) fn observe_value(&self, value: f64) {
+        let at = self.bounds.partition_point(|bound| *bound < value);
         self.buckets[at].increment();
-        self.sum_nanos.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        let add = |bits: u64| Some((f64::from_bits(bits) + value).to_bits());
+        // Never refused: `add` always has a value.
+        let _sum = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    fn sum(&self) -> f64 {
+        f64::from_bits(self.sum.load(Ordering::Relaxed))
+    }
+}
+
+/// A histogram of what went well and one of what did not.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    good: Histogram,
+    bad: Histogram,
+}
+
+impl Outcomes {
+    fn exponential(first: f64, count: usize) -> Self {
+        let histogram = || Histogram::exponential(first, count);
+        Self { good: histogram(), bad: histogram() }
+    }
+
+    pub(crate) fn observe(&self, is_good: bool, duration: Duration) {
+        if is_good { &self.good } else { &self.bad }.observe(duration);
     }
 }
 
@@ -127,7 +157,21 @@ pub(crate) struct Metrics {
     pub(crate) watchers_ended: Counter,
     pub(crate) hash_seconds: Histogram,
     pub(crate) hash_rev_seconds: Histogram,
-    pub(crate) range_seconds: Histogram,
+    pub(crate) range_seconds: Outcomes,
+    /// Times of requests that wait for the log, by their kind.
+    request_seconds: Vec<Outcomes>,
+    /// Times of the others.
+    pub(crate) read_seconds: Outcomes,
+    pub(crate) read_txn_seconds: Outcomes,
+    /// Times in which requests were applied, by their kind.
+    apply_seconds: Vec<Outcomes>,
+    /// Times that granted leases have.
+    lease_ttls: Histogram,
+    compaction_millis: Histogram,
+    /// When the last compaction has removed its rows, in seconds since 1970.
+    compacted_at: AtomicU64,
+    put_bytes: Counter,
+    pub(crate) scrapes: Counter,
     pub(crate) snapshot_seconds: Histogram,
     pub(crate) wal_sync_seconds: Histogram,
     pub(crate) commit_seconds: Histogram,
@@ -167,7 +211,16 @@ impl Default for Metrics {
             watchers_ended: Counter::default(),
             hash_seconds: Histogram::exponential(0.01, 15),
             hash_rev_seconds: Histogram::exponential(0.01, 15),
-            range_seconds: Histogram::exponential(0.0001, 20),
+            range_seconds: Outcomes::exponential(0.0001, 20),
+            request_seconds: by_operation(|| Outcomes::exponential(0.001, 14)),
+            read_seconds: Outcomes::exponential(0.001, 14),
+            read_txn_seconds: Outcomes::exponential(0.001, 14),
+            apply_seconds: by_operation(|| Outcomes::exponential(0.0001, 20)),
+            lease_ttls: Histogram::exponential(1.0, 24),
+            compaction_millis: Histogram::exponential(100.0, 14),
+            compacted_at: AtomicU64::new(0),
+            put_bytes: Counter::default(),
+            scrapes: Counter::default(),
             snapshot_seconds: Histogram::exponential(0.01, 17),
             wal_sync_seconds: Histogram::exponential(0.001, 14),
             commit_seconds: Histogram::exponential(0.001, 14),
@@ -179,7 +232,61 @@ impl Default for Metrics {
     }
 }
 
+fn by_operation(histograms: impl Fn() -> Outcomes) -> Vec<Outcomes> {
+    Operation::ALL.iter().map(|_| histograms()).collect()
+}
+
 impl Metrics {
+    /// Notes the time of a request that waited for the log. It went well unless it could not be
+    /// proposed: what became of it is not asked here, in etcd neither.
+    pub(crate) fn requested(&self, operation: Operation, is_proposed: bool, took: Duration) {
+        self.request_seconds[operation as usize].observe(is_proposed, took);
+    }
+
+    /// Counts an applied entry.
+    pub(crate) fn applied(&self, applied: &Applied, took: Duration) {
+        let Some(operation) = applied.operation else { return };
+        let is_good = matches!(applied.result, Ok(_) | Err(ApplyError::Compacted));
+        self.apply_seconds[operation as usize].observe(is_good, took);
+        self.count(applied.counts);
+        match &applied.result {
+            Ok(Response::LeaseGrant(granted)) => {
+                self.leases_granted.increment();
+                self.lease_ttls.observe_value(granted.ttl as f64);
+            }
+            Ok(Response::LeaseRevoke(_)) => self.leases_revoked.increment(),
+            _ => {}
+        }
+    }
+
+    /// Counts what a request did to the keys.
+    pub(crate) fn count(&self, counts: Counts) {
+        for (counter, count) in [
+            (&self.ranges, counts.ranges),
+            (&self.puts, counts.puts),
+            (&self.put_bytes, counts.put_bytes),
+            (&self.deletes, counts.deletes),
+            (&self.txns, counts.txns),
+        ] {
+            if count > 0 {
+                counter.add(count);
+            }
+        }
+    }
+
+    /// Notes a read of an interval by itself.
+    pub(crate) fn ranged(&self, is_good: bool, took: Duration) {
+        self.ranges.increment();
+        self.range_seconds.observe(is_good, took);
+    }
+
+    /// Notes that a compaction has removed its rows.
+    pub(crate) fn compacted(&self, took: Duration) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.compacted_at.store(now.map_or(0, |time| time.as_secs()), Ordering::Relaxed);
+        self.compaction_millis.observe_value(took.as_millis() as f64);
+    }
+
     /// What is counted of `method`.
     pub(crate) fn method(&self, method: Method) -> &MethodMetrics {
         &self.methods[method as usize]

@@ -12,6 +12,7 @@ pub(crate) struct Process {
     pub(crate) cpu: Duration,
     pub(crate) resident_bytes: u64,
     pub(crate) virtual_bytes: u64,
+    pub(crate) virtual_max: u64,
     pub(crate) open_files: u64,
     pub(crate) files_max: u64,
     /// Seconds since 1970.
@@ -22,8 +23,9 @@ impl Process {
     /// Looks now; what the system does not tell is 0.
     pub(crate) fn now() -> Self {
         let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let virtual_max = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
         let open_files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
-        let known = Self { files_max, open_files, ..Self::default() };
+        let known = Self { files_max, open_files, virtual_max, ..Self::default() };
         let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return known };
         // After the name in parentheses: field 3 and on.
         let tail = stat.rsplit_once(')').map_or("", |(_, tail)| tail);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Counter, Histogram};
+use super::{Counter, Histogram, Outcomes};
 
 /// What kind of value a family has.
 #[derive(Debug, Clone, Copy)]
@@ -17,13 +17,20 @@ pub(super) enum Kind {
 #[derive(Default)]
 pub(super) struct Page(BTreeMap<&'static str, String>);
 
-/// A value as Prometheus shows it: Go's shortest form, with an exponent from 1e21 (and 1e+06 for
-/// floats) on. Ours keep whole numbers whole, which every reader takes.
+/// A value as etcd shows it: Go's shortest form, with an exponent below 1e-4 and from 1e6 on.
 fn number(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
     }
-    format!("{value}")
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        -4..6 => format!("{value}"),
+        exponent => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
+        }
+    }
 }
 
 impl Page {
@@ -75,29 +82,44 @@ impl Page {
 
     /// A histogram.
     pub(super) fn histogram(&mut self, name: &'static str, help: &str, histogram: &Histogram) {
-        let counts: Vec<_> = histogram.buckets.iter().map(Counter::get).collect();
-        let sum = std::time::Duration::from_nanos(histogram.sum_nanos.get()).as_secs_f64();
-        self.buckets(name, help, &histogram.bounds, &counts, sum);
+        self.labelled(name, help, &[], histogram);
     }
 
-    /// A histogram that another part has counted: `counts` has one more than `bounds`.
-    pub(super) fn buckets(
+    /// A family of two histograms; one that has counted nothing is not shown, as in etcd.
+    pub(super) fn outcomes(
         &mut self,
         name: &'static str,
         help: &str,
-        bounds: &[f64],
-        counts: &[u64],
-        sum: f64,
+        label: &[(&str, &str)],
+        outcomes: &Outcomes,
+    ) {
+        for (success, histogram) in [("false", &outcomes.bad), ("true", &outcomes.good)] {
+            if histogram.buckets.iter().any(|bucket| bucket.get() > 0) {
+                let mut labels = [&[("success", success)][..], label].concat();
+                labels.sort_unstable();
+                self.labelled(name, help, &labels, histogram);
+            }
+        }
+    }
+
+    /// One histogram of a family.
+    fn labelled(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        labels: &[(&str, &str)],
+        histogram: &Histogram,
     ) {
         let family = self.family(name, help, Kind::Histogram);
         let mut total = 0;
-        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(counts) {
-            total += count;
-            let labels = show(&[], Some(&number(bound)));
+        let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
+        for (bound, count) in bounds.zip(&histogram.buckets) {
+            total += count.get();
+            let labels = show(labels, Some(&number(bound)));
             let _ = writeln!(family, "{name}_bucket{labels} {total}");
         }
-        let _ = writeln!(family, "{name}_sum {}\n{name}_count {total}", number(sum));
+        let (labels, sum) = (show(labels, None), number(histogram.sum()));
+        let _ = writeln!(family, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}");
     }
 
     /// The whole text.
@@ -122,16 +144,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_are_go_s() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.0, "1"),
+            (0.0001, "0.0001"),
+            (0.000_012, "1.2e-05"),
+            (524_288.0, "524288"),
+            (8_388_608.0, "8.388608e+06"),
+            (u64::MAX as f64, "1.8446744073709552e+19"),
+            (-2.5, "-2.5"),
+            (f64::INFINITY, "+Inf"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
     fn families_are_sorted_and_described_once() {
         let mut page = Page::default();
         page.count("b_total", "B.", &[("kind", "x\"y")], 1);
         page.count("b_total", "B.", &[("kind", "z")], 2);
-        page.buckets("a_seconds", "A.", &[0.001, 2.0], &[1, 0, 2], 7.5);
+        let outcomes = Outcomes::exponential(0.5, 2);
+        for millis in [500, 3_000, 4_000] {
+            outcomes.observe(true, std::time::Duration::from_millis(millis));
+        }
+        page.outcomes("a_seconds", "A.", &[("type", "x")], &outcomes);
         assert_eq!(
             page.finish(),
             "# HELP a_seconds A.\n# TYPE a_seconds histogram\n\
-             a_seconds_bucket{le=\"0.001\"} 1\na_seconds_bucket{le=\"2\"} 1\n\
-             a_seconds_bucket{le=\"+Inf\"} 3\na_seconds_sum 7.5\na_seconds_count 3\n\
+             a_seconds_bucket{success=\"true\",type=\"x\",le=\"0.5\"} 1\n\
+             a_seconds_bucket{success=\"true\",type=\"x\",le=\"1\"} 1\n\
+             a_seconds_bucket{success=\"true\",type=\"x\",le=\"+Inf\"} 3\n\
+             a_seconds_sum{success=\"true\",type=\"x\"} 7.5\n\
+             a_seconds_count{success=\"true\",type=\"x\"} 3\n\
              # HELP b_total B.\n# TYPE b_total counter\n\
              b_total{kind=\"x\\\"y\"} 1\nb_total{kind=\"z\"} 2\n"
         );

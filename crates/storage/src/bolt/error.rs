@@ -19,7 +19,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The bytes of the file are not a database, or not any more.
-    #[error("{}: damaged at byte {offset}: {what}", file.display())]
+    #[error("{}: damaged at byte {offset}: {what}; {}", file.display(), crate::REMEDY)]
     Corrupt {
         /// The database file.
         file: PathBuf,
@@ -66,6 +66,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is damaged and where, without what to do: nothing needs to be done about a meta page
+    /// when the other one is whole.
+    pub fn finding(&self) -> String {
+        match self {
+            Self::Corrupt { file, offset, what } => {
+                format!("{}: damaged at byte {offset}: {what}", file.display())
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the disk or the data is at fault, so that the process must stop; otherwise the
     /// batch was wrong and the database goes on unchanged.
     pub const fn is_fatal(&self) -> bool {

@@ -43,6 +43,9 @@ pub(super) const ELEMENT_BUCKET: u32 = 1;
 pub(super) struct PageId(pub(super) u64);
 
 impl PageId {
+    /// What the page of an inline bucket calls itself: it lies in the value of its bucket.
+    pub(super) const INLINE: Self = Self(0);
+
     /// Where the page begins in the file.
     pub(super) const fn offset(self, page_size: usize) -> u64 {
         self.0 * page_size as u64
@@ -260,6 +263,11 @@ impl<'a> Elements<'a> {
     pub(super) fn value(&self, index: usize) -> &'a [u8] {
         let (_, middle, end) = self.row(index);
         &self.bytes[middle..end]
+    }
+
+    /// Where the key of a row begins on the page.
+    pub(super) fn key_at(&self, index: usize) -> usize {
+        self.row(index).0
     }
 
     /// Where the value of a row begins on the page.

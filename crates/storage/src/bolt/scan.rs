@@ -179,6 +179,12 @@ impl Scan {
         self.frames.last().is_some_and(|frame| frame.page.elements().is_bucket(frame.index))
     }
 
+    /// The page of the current element, and where on it the key begins.
+    pub(super) fn place(&self) -> Option<(PageId, usize)> {
+        let frame = self.frames.last()?;
+        Some((frame.page.id(), frame.page.elements().key_at(frame.index)))
+    }
+
     /// The current element; empty bytes at the end.
     pub(super) fn row(&self) -> (Bytes, Bytes) {
         self.frames.last().map_or_else(Default::default, |frame| frame.page.row(frame.index))

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::error::Error;
 use super::image::Image;
 use super::meta::Meta;
-use super::page::{DEPTH_MAX, Page, PageId};
+use super::page::{BUCKET, DEPTH_MAX, Fault, Page, PageId};
 use super::pager::Pager;
 use super::reach::Root;
 use super::scan::Scan;
@@ -58,6 +58,30 @@ impl View {
             page = self.page(child)?;
         }
         Err(self.0.pager.misshapen(page.id()))
+    }
+
+    /// Damage in a row, told with its place in the file; nothing when there is no such row.
+    pub fn damaged_row(
+        &self,
+        bucket: &[u8],
+        key: &[u8],
+        what: impl Into<String>,
+    ) -> Result<Option<Error>, Error> {
+        let mut rows = self.scan(bucket, key);
+        if !rows.advance()? || rows.row().0 != key {
+            return Ok(None);
+        }
+        let Some((page, at)) = rows.place() else { return Ok(None) };
+        let fault = Fault { at, what: what.into() };
+        let page_size = self.0.pager.page_size;
+        if page != PageId::INLINE {
+            return Ok(Some(self.0.pager.corrupt(page.offset(page_size), fault)));
+        }
+        let Some((page, index)) = self.bucket_element(self.0.root.clone(), bucket)? else {
+            return Ok(None);
+        };
+        let value = page.elements().value_at(index) + BUCKET;
+        Ok(Some(self.0.pager.corrupt(page.id().offset(page_size) + value as u64, fault)))
     }
 
     /// The rows of a bucket from `from` on, ascending.
@@ -113,17 +137,22 @@ impl View {
     }
 
     /// The value of a bucket's element in the tree that begins at `page`.
-    fn bucket_in(&self, mut page: Page, name: &[u8]) -> Result<Option<(Root, u64)>, Error> {
+    fn bucket_in(&self, page: Page, name: &[u8]) -> Result<Option<(Root, u64)>, Error> {
+        let Some((page, at)) = self.bucket_element(page, name)? else { return Ok(None) };
+        let parsed = Root::parse(page.value(at), self.0.meta.high_water);
+        parsed.map(Some).map_err(|mut fault| {
+            fault.at += page.elements().value_at(at);
+            self.0.pager.corrupt(page.id().offset(self.0.pager.page_size), fault)
+        })
+    }
+
+    /// The leaf with a bucket's element in the tree that begins at `page`, and which it is there.
+    fn bucket_element(&self, mut page: Page, name: &[u8]) -> Result<Option<(Page, usize)>, Error> {
         for _ in 0..DEPTH_MAX {
             let elements = page.elements();
             if page.is_leaf() {
                 let found = elements.search(name).ok().filter(|at| elements.is_bucket(*at));
-                let Some(at) = found else { return Ok(None) };
-                let parsed = Root::parse(page.value(at), self.0.meta.high_water);
-                return parsed.map(Some).map_err(|mut fault| {
-                    fault.at += elements.value_at(at);
-                    self.0.pager.corrupt(page.id().offset(self.0.pager.page_size), fault)
-                });
+                return Ok(found.map(|at| (page.clone(), at)));
             }
             let child = elements.child(elements.child_for(name));
             page = self.page(child)?;

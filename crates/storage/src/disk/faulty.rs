@@ -52,6 +52,8 @@ struct State {
     syncs_until_failure: Option<u64>,
     sync_is_a_lie: bool,
     flip_one_read_in: Option<u64>,
+    /// Bytes asked for by the largest read.
+    largest_read: usize,
     rng: Rng,
 }
 
@@ -108,6 +110,7 @@ impl Faulty {
             syncs_until_failure: None,
             sync_is_a_lie: false,
             flip_one_read_in: None,
+            largest_read: 0,
             rng: Rng::new(seed),
         })))
     }
@@ -192,6 +195,11 @@ impl Faulty {
     /// Flips one bit in about one of `reads` reads.
     pub fn flip_reads(&self, reads: u64) {
         self.0.lock().flip_one_read_in = Some(reads);
+    }
+
+    /// How many bytes were read at once, at most.
+    pub fn largest_read(&self) -> usize {
+        self.0.lock().largest_read
     }
 
     /// Changes the bits of `mask` in the byte at `offset` of a file, for good.
@@ -598,6 +606,7 @@ impl File for Handle {
         let mut state = self.disk.0.lock();
         state.alive()?;
         state.file(self.inode)?.live.read(buffer, offset)?;
+        state.largest_read = state.largest_read.max(buffer.len());
         if let Some(reads) = state.flip_one_read_in
             && !buffer.is_empty()
             && state.rng.one_in(reads)
@@ -606,6 +615,12 @@ impl File for Handle {
             buffer[(bit / 8) as usize] ^= 1 << (bit % 8);
         }
         Ok(())
+    }
+
+    fn written_from(&self, offset: u64) -> io::Result<u64> {
+        let mut state = self.disk.0.lock();
+        state.alive()?;
+        Ok(state.file(self.inode)?.live.written_from(offset))
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

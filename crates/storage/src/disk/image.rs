@@ -64,6 +64,12 @@ impl Blob {
         Ok(())
     }
 
+    /// Where, from `offset` on, a page has been written; the length when none has.
+    pub fn written_from(&self, offset: u64) -> u64 {
+        let next = self.pages.range(offset / PAGE_BYTES..).next();
+        next.map_or(self.len, |(number, _)| number * PAGE_BYTES).max(offset)
+    }
+
     /// Writes `bytes` at `offset`, growing when needed.
     pub fn write(&mut self, bytes: &[u8], offset: u64) {
         if bytes.is_empty() {
@@ -216,6 +222,10 @@ mod tests {
                 }
                 assert_eq!(blob.to_vec(), model);
                 assert_eq!(blob.len(), model.len() as u64);
+                let from = u.int_in_range(0..=model.len())?;
+                let written = blob.written_from(from as u64) as usize;
+                assert!((from..=model.len()).contains(&written));
+                assert!(model[from..written].iter().all(|byte| *byte == 0));
             }
             Ok(())
         });

@@ -78,6 +78,13 @@ impl File for RealFile {
         self.0.read_exact_at(buffer, offset)
     }
 
+    fn written_from(&self, offset: u64) -> io::Result<u64> {
+        match seek_data(&self.0, offset)? {
+            Some(at) => Ok(at),
+            None => Ok(self.len()?.max(offset)),
+        }
+    }
+
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }
@@ -132,6 +139,28 @@ fn reserve(file: &fs::File, len: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn reserve(_: &fs::File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The next data of the file; `None` when only a hole is left. A file system without holes calls
+/// everything data, and space that was reserved and never written is a hole.
+#[cfg(target_os = "linux")]
+fn seek_data(file: &fs::File, offset: u64) -> io::Result<Option<u64>> {
+    use nix::errno::Errno;
+    use nix::unistd::{Whence, lseek64};
+
+    let start = i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // The file's own position moves, which nobody uses.
+    match lseek64(file, start, Whence::SeekData) {
+        Ok(at) => Ok(u64::try_from(at).ok()),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Some(offset)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn seek_data(_: &fs::File, offset: u64) -> io::Result<Option<u64>> {
+    Ok(Some(offset))
 }
 
 fn flock(file: &fs::File) -> io::Result<()> {
@@ -207,6 +236,23 @@ mod tests {
         assert_eq!(&bytes, b"abc\0\0");
         let end = file.read_exact_at(&mut bytes, (1 << 20) - 4).unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_was_never_written_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Real.open(&dir.path().join("a"), Open::Create).unwrap();
+        file.allocate(1 << 22).unwrap();
+        file.write_all_at(b"head", 0).unwrap();
+        file.write_all_at(b"far", 3 << 20).unwrap();
+        // How much is passed over is the file system's business; nothing written may be.
+        let mut at = 0;
+        for (from, data) in [(0, 0), (4, 3 << 20), (3 << 20, 3 << 20), ((3 << 20) + 2, 0x30_0002)] {
+            at = file.written_from(from).unwrap();
+            assert!((from..=data).contains(&at), "{at} from {from}");
+        }
+        assert!(file.written_from(at + 1).unwrap() <= 1 << 22);
+        assert!(file.written_from((1 << 22) - 1).unwrap() >= (1 << 22) - 1);
     }
 
     #[test]

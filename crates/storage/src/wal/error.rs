@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes that no crash explains.
-    #[error("{}: offset {offset}: {what}; the log is damaged, restore the member", path.display())]
+    #[error("{}: damaged at byte {offset}: {what}; {}", path.display(), crate::REMEDY)]
     Corrupt {
         /// The segment.
         path: PathBuf,
@@ -42,7 +42,11 @@ pub enum Error {
         dir: PathBuf,
     },
     /// The segments needed are not there.
-    #[error("{}: no segment holds the entry after snapshot index {index}", dir.display())]
+    #[error(
+        "{}: no segment holds the entry after snapshot index {index}; {}",
+        dir.display(),
+        crate::REMEDY
+    )]
     NoSegment {
         /// The directory of the log.
         dir: PathBuf,
@@ -50,7 +54,11 @@ pub enum Error {
         index: LogIndex,
     },
     /// A segment in the middle is missing.
-    #[error("{}: a segment is missing before this one, number {expected:016x}", path.display())]
+    #[error(
+        "{}: a segment is missing before this one, number {expected:016x}; {}",
+        path.display(),
+        crate::REMEDY
+    )]
     MissingSegment {
         /// The segment after the missing one.
         path: PathBuf,
@@ -58,7 +66,11 @@ pub enum Error {
         expected: u64,
     },
     /// The snapshot to start from was never recorded.
-    #[error("{}: no record of the snapshot at index {index}, term {term}", dir.display())]
+    #[error(
+        "{}: no record of the snapshot at index {index}, term {term}; {}",
+        dir.display(),
+        crate::REMEDY
+    )]
     SnapshotNotFound {
         /// The directory of the log.
         dir: PathBuf,

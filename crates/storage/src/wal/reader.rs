@@ -8,12 +8,18 @@
 //!   torn, the rest of at least one sector is zero from the broken record on, or the file ends.
 //! * A record that is whole again after one bit is put back was whole: that is rot. etcd takes
 //!   some of these for a torn end and drops what follows, acknowledged or not.
+//!
+//! *Invariants.* What is held in memory is a chunk, or one record whose head agrees with its
+//! length: neither the space reserved at the end of a log nor a length that means nothing is read
+//! at once. Where the file system knows that nothing was written, it is not read at all.
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::record::{self, HEADER_BYTES_MAX, Kind, LENGTH_BYTES, Record};
+use super::record::{
+    self, HEADER_BYTES_MAX, HEADER_READ_MAX, Head, Kind, LENGTH_BYTES, Malformed, Record,
+};
 use super::segment::Segment;
 use crate::disk::File;
 
@@ -103,7 +109,11 @@ impl Reader {
             Sizes::Frame { record, padding } => (record, padding),
             Sizes::Short(what) | Sizes::Malformed(what) => return Ok(Frame::Broken(what)),
         };
-        let range = self.fill(offset + LENGTH_BYTES, record)?;
+        let start = offset + LENGTH_BYTES;
+        if let Err(what) = self.head(start, record)? {
+            return Ok(Frame::Broken(what));
+        }
+        let range = self.fill(start, record)?;
         match whole(&self.buffer[range], crc) {
             Err(what) => Ok(Frame::Broken(what)),
             Ok(parsed) => {
@@ -129,6 +139,12 @@ impl Reader {
             Ok(_) => Sizes::Short("a record is longer than the rest of the file"),
             Err(what) => Sizes::Malformed(what),
         })
+    }
+
+    /// The head of the record of `len` bytes at `start`.
+    fn head(&mut self, start: u64, len: u64) -> io::Result<Result<Head, Malformed>> {
+        let first = self.bytes(start, len.min(HEADER_READ_MAX as u64))?;
+        Ok(record::parse_head(first, len))
     }
 
     /// Bytes of the file; the caller has checked that they are there.
@@ -224,6 +240,13 @@ impl Reader {
     fn is_zero(&mut self, start: u64, end: u64) -> io::Result<bool> {
         let mut at = start;
         while at < end {
+            if end - at > CHUNK_BYTES {
+                let written = self.file.written_from(at)?.clamp(at, end);
+                if written > at {
+                    at = written;
+                    continue;
+                }
+            }
             let count = (end - at).min(CHUNK_BYTES);
             let zero = |block: &[u8]| block == &ZEROS[..block.len()];
             if !self.bytes(at, count)?.chunks(ZEROS.len()).all(zero) {
@@ -244,8 +267,10 @@ impl Reader {
         let field = self.length_field(offset)?;
         for bit in 0..64 {
             let Ok((record, padding)) = record::split_length(field ^ (1 << bit)) else { continue };
+            let start = offset + LENGTH_BYTES;
             if record + padding <= left - LENGTH_BYTES
-                && whole(self.bytes(offset + LENGTH_BYTES, record)?, Some(crc)).is_ok()
+                && self.head(start, record)?.is_ok()
+                && whole(self.bytes(start, record)?, Some(crc)).is_ok()
             {
                 return Ok(true);
             }
@@ -257,27 +282,36 @@ impl Reader {
     /// sector that is all zero does not count: there a lost write explains as much.
     fn record_bit_explains(&mut self, record_bytes: u64, crc: u32) -> io::Result<bool> {
         let start = self.position + LENGTH_BYTES;
-        let mut bytes = self.bytes(start, record_bytes)?.to_vec();
+        let head_bytes = record_bytes.min(HEADER_READ_MAX as u64);
+        let mut head = self.bytes(start, head_bytes)?.to_vec();
         let mut found = None;
-        for bit in 0..bytes.len().min(HEADER_BYTES_MAX) * 8 {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            if whole(&bytes, Some(crc)).is_ok() {
+        for bit in 0..head.len().min(HEADER_BYTES_MAX) * 8 {
+            head[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(parsed) = record::parse_head(&head, record_bytes)
+                && self.chained(start, record_bytes, parsed, crc)? == parsed.crc
+            {
                 found = Some(bit / 8);
             }
-            bytes[bit / 8] ^= 1 << (bit % 8);
+            head[bit / 8] ^= 1 << (bit % 8);
         }
         if found.is_none()
-            && let Ok(record) = record::parse(&bytes)
+            && let Ok(parsed) = record::parse_head(&head, record_bytes)
         {
-            let before_data = bytes.len() - record.data.len();
-            let difference = record.chained(crc) ^ record.crc;
-            found = wrong_byte(record.data.len(), difference).map(|at| before_data + at);
+            let difference = self.chained(start, record_bytes, parsed, crc)? ^ parsed.crc;
+            let data_bytes = record_bytes as usize - parsed.data_at;
+            found = wrong_byte(data_bytes, difference).map(|at| parsed.data_at + at);
         }
         let Some(at) = found else { return Ok(false) };
         let at = start + at as u64;
         let sector = (at / SECTOR * SECTOR).max(self.position);
         let end = self.sector_end(at);
         Ok(!self.is_zero(sector, end)?)
+    }
+
+    /// The checksum after the record of `len` bytes at `start`, given the one before it.
+    fn chained(&mut self, start: u64, len: u64, head: Head, before: u32) -> io::Result<u32> {
+        let data = &self.bytes(start, len)?[head.data_at..];
+        Ok(crc32c::crc32c_append(before, data))
     }
 }
 

@@ -35,6 +35,9 @@ const ENTRY_TAGS: [u8; 4] = [0x08, 0x10, 0x18, 0x22];
 /// Bytes of a record before its data, at most: tag and kind, tag and crc, tag and length.
 pub(super) const HEADER_BYTES_MAX: usize = 2 + 6 + 11;
 
+/// The same when its numbers are written longer than they need be, which is read all the same.
+pub(super) const HEADER_READ_MAX: usize = 3 * (1 + 10);
+
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -83,8 +86,18 @@ pub(super) fn split_length(field: u64) -> Result<(u64, u64), Malformed> {
     Ok((record, padding))
 }
 
-/// Reads a record in etcd's own order of fields, with nothing left over.
-pub(super) fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+/// What stands before the data of a record, and agrees with its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    pub(super) crc: u32,
+    /// Where the data begin, which fill the rest of the record.
+    pub(super) data_at: usize,
+}
+
+/// Reads the head of a record of `len` bytes from its first [`HEADER_READ_MAX`], or from all of
+/// them: so a length that means nothing is seen through without the bytes it asks for.
+pub(super) fn parse_head(bytes: &[u8], len: u64) -> Result<Head, Malformed> {
     let mut rest = bytes;
     let number = field(&mut rest, TAG_KIND)?.ok_or("a record has no type")?;
     let kind = match number {
@@ -97,15 +110,22 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     };
     let crc = field(&mut rest, TAG_CRC)?.ok_or("a record has no checksum")?;
     let crc = u32::try_from(crc).map_err(|_| "a checksum has more than 32 bits")?;
-    let data = match field(&mut rest, TAG_DATA)? {
-        Some(len) if len == rest.len() as u64 => rest,
-        None if rest.is_empty() => rest,
-        _ => return Err("the data of a record does not fill it"),
-    };
-    if kind == Kind::Crc && !data.is_empty() {
+    let data_bytes = field(&mut rest, TAG_DATA)?;
+    let data_at = bytes.len() - rest.len();
+    let left = len - data_at as u64;
+    if data_bytes.unwrap_or(0) != left {
+        return Err("the data of a record does not fill it");
+    }
+    if kind == Kind::Crc && left > 0 {
         return Err("a checksum record has data");
     }
-    Ok(Record { kind, crc, data })
+    Ok(Head { kind, crc, data_at })
+}
+
+/// Reads a record in etcd's own order of fields, with nothing left over.
+pub(super) fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+    let Head { kind, crc, data_at } = parse_head(bytes, bytes.len() as u64)?;
+    Ok(Record { kind, crc, data: &bytes[data_at..] })
 }
 
 fn field(rest: &mut &[u8], tag: u8) -> Result<Option<u64>, Malformed> {
@@ -410,6 +430,26 @@ mod tests {
                 assert_eq!(EntryView::parse(&entry.to_entry().encode_to_vec()), Ok(entry));
             }
             split_length(u.arbitrary()?).unwrap_or_default();
+            Ok(())
+        });
+    }
+
+    /// The first bytes of a record say of it what all of them say.
+    #[test]
+    fn a_head_is_judged_from_the_first_bytes() {
+        arbtest::arbtest(|u| {
+            let data = vec![7; u.int_in_range(0..=100)?];
+            let mut encoder = Encoder::new(u.arbitrary()?);
+            encoder.bytes(Kind::Entry, &data);
+            let mut bytes = encoder.frames()[LENGTH_BYTES as usize..].to_vec();
+            for _ in 0..u.int_in_range(0..=3)? {
+                let at = u.choose_index(bytes.len().min(HEADER_READ_MAX))?;
+                bytes[at] = u.arbitrary()?;
+            }
+            bytes.truncate(u.int_in_range(0..=bytes.len())?);
+            let first = &bytes[..bytes.len().min(HEADER_READ_MAX)];
+            let head = parse_head(first, bytes.len() as u64);
+            assert_eq!(head.map(|_| ()), parse(&bytes).map(|_| ()));
             Ok(())
         });
     }

@@ -28,7 +28,7 @@ impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: offset {}: {}: a torn write was cut off; the file as it was is {}",
+            "{}: torn at byte {}: {}; the unfinished write was cut off, the file as it was is {}",
             self.path.display(),
             self.offset,
             self.reason,

@@ -152,10 +152,15 @@ mod tests {
         let gap = needed(names(&[(4, 0), (6, 10)]), Path::new("/w"), LogIndex(5)).unwrap_err();
         assert_eq!(
             gap.to_string(),
-            "/w/0000000000000006-000000000000000a.wal: a segment is missing before this one, \
-             number 0000000000000005",
+            format!(
+                "/w/0000000000000006-000000000000000a.wal: a segment is missing before this one, \
+                 number 0000000000000005; {}",
+                crate::REMEDY
+            ),
         );
         let none = needed(names(&[(4, 7)]), Path::new("/w"), LogIndex(5)).unwrap_err();
-        assert_eq!(none.to_string(), "/w: no segment holds the entry after snapshot index 5");
+        let text =
+            format!("/w: no segment holds the entry after snapshot index 5; {}", crate::REMEDY);
+        assert_eq!(none.to_string(), text);
     }
 }

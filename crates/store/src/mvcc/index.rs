@@ -89,7 +89,9 @@ pub(crate) struct Index {
 pub struct IndexSize {
     /// Keys with a revision retained, deleted ones included.
     pub keys: usize,
-    /// The bytes of those keys.
+    /// Those of them that exist.
+    pub live: usize,
+    /// The bytes of all of them.
     pub key_bytes: usize,
     /// Revisions retained.
     pub revisions: usize,
@@ -207,15 +209,20 @@ impl Index {
         let position = match chunk.find(key) {
             Ok(position) => {
                 let revisions = chunk.slots[position].index.revisions();
+                let was_alive = chunk.slots[position].index.is_alive();
                 let none = change(Some(&mut chunk.slots[position].index));
                 assert!(none.is_none(), "a slot that exists is changed in place");
-                self.size.revisions += chunk.slots[position].index.revisions() - revisions;
+                let index = &chunk.slots[position].index;
+                self.size.revisions += index.revisions() - revisions;
+                self.size.live += usize::from(index.is_alive());
+                self.size.live -= usize::from(was_alive);
                 return;
             }
             Err(position) => position,
         };
         let Some(index) = change(None) else { return };
         self.size.keys += 1;
+        self.size.live += usize::from(index.is_alive());
         self.size.key_bytes += key.len();
         self.size.revisions += index.revisions();
         let len = chunk.slots.len();

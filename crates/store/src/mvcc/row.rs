@@ -8,6 +8,7 @@
 
 use base::{LeaseId, Revision};
 use bytes::Bytes;
+use prost::encoding::decode_varint;
 
 const KEY: u8 = 0x0a;
 const CREATE: u8 = 0x10;
@@ -51,6 +52,17 @@ impl<'a> Parts<'a> {
             }
         }
         Some(parts)
+    }
+
+    /// Whether etcd writes such a row at that revision: what has rotted mostly does not.
+    pub(crate) fn may_stand_at(&self, revision: Revision, tombstone: bool) -> bool {
+        if *self == Self::default() {
+            return true; // A marker.
+        }
+        let put = self.modified == revision
+            && (1..=revision.0).contains(&self.create.0)
+            && self.version > 0;
+        !self.key.is_empty() && (tombstone || put)
     }
 
     /// Appends the canonical bytes to `out`.
@@ -168,16 +180,7 @@ fn skip_group(number: u64, rest: &mut &[u8]) -> Option<()> {
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
+    decode_varint(rest).ok()
 }
 
 #[cfg(test)]

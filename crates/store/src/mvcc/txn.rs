@@ -30,6 +30,7 @@ use super::row::Parts;
 use super::view::View;
 use crate::error::{ApplyError, Damage, ReadError};
 use crate::lease::Lessor;
+use crate::operation::Counts;
 
 /// A transaction ended without an effect.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +50,26 @@ pub fn is_read_only(request: &TxnRequest) -> bool {
     request.success.iter().chain(&request.failure).all(is_range)
 }
 
-/// Answers a transaction that only reads.
-pub fn read_txn(view: &View, request: &TxnRequest) -> Result<TxnResponse, TxnError> {
+/// Answers a transaction that only reads, and adds what it did to `counts`.
+pub fn read_txn(
+    view: &View,
+    request: &TxnRequest,
+    counts: &mut Counts,
+) -> Result<TxnResponse, TxnError> {
+    let mut pass = Counts::default();
+    let answer = read_txn_in(view, request, &mut pass);
+    counts.add(pass);
+    answer
+}
+
+fn read_txn_in(
+    view: &View,
+    request: &TxnRequest,
+    pass: &mut Counts,
+) -> Result<TxnResponse, TxnError> {
     assert!(is_read_only(request), "only ranges can be answered from a view");
     let path = Path::decide(view, request)?;
+    pass.ranges += path.compares();
     let ops = path.ops(request);
     for op in ops {
         if let Some(Request::RequestRange(range)) = &op.request {
@@ -62,6 +79,7 @@ pub fn read_txn(view: &View, request: &TxnRequest) -> Result<TxnResponse, TxnErr
     let mut responses = Vec::with_capacity(ops.len());
     for op in ops {
         if let Some(Request::RequestRange(range)) = &op.request {
+            pass.ranges += 1;
             let answer = range_response(view, range)?;
             responses.push(response(response_op::Response::ResponseRange(answer)));
         }
@@ -105,19 +123,22 @@ fn malformed(key: &[u8]) -> ReadError {
 pub(super) struct Path {
     pub(super) succeeded: bool,
     nested: Vec<Self>,
+    /// Compares that were evaluated, the nested ones apart.
+    compares: u64,
 }
 
 impl Path {
     /// Evaluates the compares of all levels on `view`.
     pub(super) fn decide(view: &View, request: &TxnRequest) -> Result<Self, ReadError> {
-        let mut succeeded = true;
+        let (mut succeeded, mut compares) = (true, 0);
         for compare in &request.compare {
+            compares += 1;
             if !holds(view, compare)? {
                 succeeded = false;
                 break;
             }
         }
-        let mut path = Self { succeeded, nested: Vec::new() };
+        let mut path = Self { succeeded, nested: Vec::new(), compares };
         for op in path.ops(request) {
             if let Some(Request::RequestTxn(nested)) = &op.request {
                 path.nested.push(Self::decide(view, nested)?);
@@ -130,18 +151,25 @@ impl Path {
         if self.succeeded { &request.success } else { &request.failure }
     }
 
+    /// Compares that were evaluated at all levels.
+    pub(super) fn compares(&self) -> u64 {
+        self.compares + self.nested.iter().map(Self::compares).sum::<u64>()
+    }
+
     pub(super) fn nested(&self) -> impl Iterator<Item = &Self> {
         self.nested.iter()
     }
 
-    /// Checks every operation along the path on the state before the transaction.
+    /// Checks every operation along the path on the state before the transaction, and counts the
+    /// reads of it.
     pub(super) fn check(
         &self,
         view: &View,
         lessor: &Lessor,
         request: &TxnRequest,
+        ranges: &mut u64,
     ) -> Result<(), TxnError> {
-        self.check_after(view, lessor, request, &mut Vec::new())
+        self.check_after(view, lessor, request, &mut Vec::new(), ranges)
     }
 
     /// The same; `deletes` are the intervals that the operations before delete.
@@ -151,18 +179,21 @@ impl Path {
         lessor: &Lessor,
         request: &'a TxnRequest,
         deletes: &mut Vec<&'a DeleteRangeRequest>,
+        ranges: &mut u64,
     ) -> Result<(), TxnError> {
         let mut nested = self.nested();
         for op in self.ops(request) {
             match &op.request {
                 Some(Request::RequestRange(range)) => check_range(view, range)?,
                 Some(Request::RequestPut(put)) => {
-                    check_put(view, lessor, put)?;
+                    let checked = check_put(view, lessor, put);
+                    *ranges += ranges_of_check(put, &checked);
+                    checked?;
                     check_still_there(put, deletes)?;
                 }
                 Some(Request::RequestTxn(request)) => {
                     let path = nested.next().expect("a path has a part for every nested one");
-                    path.check_after(view, lessor, request, deletes)?;
+                    path.check_after(view, lessor, request, deletes, ranges)?;
                 }
                 Some(Request::RequestDeleteRange(delete)) => deletes.push(delete),
                 None => {}
@@ -196,6 +227,16 @@ fn check_range(view: &View, request: &RangeRequest) -> Result<(), ApplyError> {
     } else {
         Ok(())
     }
+}
+
+/// Whether a put reads what it replaces.
+pub(super) fn wants_previous(put: &PutRequest) -> bool {
+    put.prev_kv || put.ignore_value || put.ignore_lease
+}
+
+/// How often the check of a put has read the key: not at all when its lease was in the way.
+pub(super) fn ranges_of_check(put: &PutRequest, checked: &Result<(), ApplyError>) -> u64 {
+    u64::from(wants_previous(put) && *checked != Err(ApplyError::LeaseNotFound))
 }
 
 /// Whether the lease of a put exists, and the key when the put builds on it.

@@ -26,6 +26,7 @@ use super::view::{Change, View};
 use crate::backend::{Memtable, Row};
 use crate::error::{ApplyError, Damage, ReadError};
 use crate::lease::Lessor;
+use crate::operation::Counts;
 
 /// One transaction on its way: the view before it, and what it has changed.
 pub(crate) struct Writer<'a> {
@@ -33,17 +34,28 @@ pub(crate) struct Writer<'a> {
     lessor: &'a Lessor,
     table: &'a Memtable,
     changes: Vec<Change>,
+    /// What is done in the pass under way, and in those before it.
+    pass: Counts,
+    counts: Counts,
 }
 
 impl<'a> Writer<'a> {
     /// A transaction on top of `before`; its rows go to `table`.
     pub(crate) fn new(before: &'a View, lessor: &'a Lessor, table: &'a Memtable) -> Self {
-        Self { before, lessor, table, changes: Vec::new() }
+        let (pass, counts) = (Counts::default(), Counts::default());
+        Self { before, lessor, table, changes: Vec::new(), pass, counts }
     }
 
     /// The changes, in order. Empty when there is no new revision.
     pub(crate) fn into_changes(self) -> Vec<Change> {
         self.changes
+    }
+
+    /// What was done, also by a request that was refused in the end.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = self.counts;
+        counts.add(self.pass);
+        counts
     }
 
     /// The revision after what has happened so far.
@@ -74,12 +86,14 @@ impl<'a> Writer<'a> {
 
     /// A put by itself.
     pub(crate) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, TxnError> {
-        txn::check_put(self.before, self.lessor, request)?;
+        let checked = txn::check_put(self.before, self.lessor, request);
+        self.pass.ranges += txn::ranges_of_check(request, &checked);
+        checked?;
         self.put_checked(request)
     }
 
     fn put_checked(&mut self, request: &PutRequest) -> Result<PutResponse, TxnError> {
-        let wants_row = request.prev_kv || request.ignore_value || request.ignore_lease;
+        let wants_row = txn::wants_previous(request);
         let previous = match self.found(&request.key) {
             Some(found) if wants_row => Some((self.row(found.modified)?, found.modified)),
             _ => None,
@@ -98,6 +112,8 @@ impl<'a> Writer<'a> {
             lease = parts.as_ref().ok_or(ApplyError::KeyNotFound)?.lease;
         }
         self.write(&request.key, value, lease);
+        self.pass.puts += 1;
+        self.pass.put_bytes += (request.key.len() + value.len()) as u64;
         let prev_kv = match &previous {
             Some((row, at)) if request.prev_kv => Some(decode(row, *at)?),
             _ => None,
@@ -140,6 +156,8 @@ impl<'a> Writer<'a> {
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, TxnError> {
+        self.pass.deletes += 1;
+        self.pass.ranges += u64::from(request.prev_kv);
         let mut doomed: Vec<(Box<[u8]>, RevKey)> = Vec::new();
         let end = End::of(&request.range_end);
         index::visit(&self.before.core.index, &request.key, end, self.revision(), |key, found| {
@@ -164,8 +182,14 @@ impl<'a> Writer<'a> {
         Ok(DeleteRangeResponse { header, deleted: doomed.len() as i64, prev_kvs })
     }
 
+    /// Deletes a key that is attached to a lease, if it exists.
+    pub(crate) fn delete_attached(&mut self, key: &[u8]) {
+        self.pass.deletes += 1;
+        self.delete(key);
+    }
+
     /// Deletes one key, if it exists.
-    pub(crate) fn delete(&mut self, key: &[u8]) {
+    fn delete(&mut self, key: &[u8]) {
         let at = self.next_key();
         let Some(found) = self.before.core.index.write().delete(key, at) else { return };
         self.change(at, true, row::tombstone(key), Some(found));
@@ -175,7 +199,10 @@ impl<'a> Writer<'a> {
     /// A transaction: all of it, or an error and nothing.
     pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, TxnError> {
         let path = Path::decide(self.before, request)?;
-        path.check(self.before, self.lessor, request)?;
+        let mut checks = Counts { ranges: path.compares(), ..Counts::default() };
+        let checked = path.check(self.before, self.lessor, request, &mut checks.ranges);
+        self.counts.add(checks);
+        checked?;
         let mut response = self.run(&path, request)?;
         response.header = Some(header(self.revision()));
         Ok(response)
@@ -188,9 +215,11 @@ impl<'a> Writer<'a> {
         for op in ops {
             responses.push(match &op.request {
                 Some(Request::RequestRange(range)) => {
+                    self.pass.ranges += 1;
                     response(Response::ResponseRange(txn::range_response(&self.view(), range)?))
                 }
                 Some(Request::RequestPut(put)) => {
+                    self.pass.ranges += u64::from(txn::wants_previous(put));
                     response(Response::ResponsePut(self.put_checked(put)?))
                 }
                 Some(Request::RequestDeleteRange(delete)) => {

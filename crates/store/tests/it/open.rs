@@ -8,6 +8,7 @@ use prost::Message;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RequestOp, TxnRequest};
 use proto::raftpb::EntryType;
+use storage::REMEDY;
 use storage::bolt::{Batch, Database, Options};
 use storage::disk::Faulty;
 use store::{OpenError, Store, StoreOptions, schema};
@@ -16,9 +17,17 @@ use crate::member::Member;
 
 /// Opens a database that holds one row.
 fn open_with(bucket: &'static [u8], key: &[u8], value: &[u8]) -> Result<Store, OpenError> {
-    let disk = Faulty::new(1);
+    open_on(&Faulty::new(1), bucket, key, value)
+}
+
+fn open_on(
+    disk: &Faulty,
+    bucket: &'static [u8],
+    key: &[u8],
+    value: &[u8],
+) -> Result<Store, OpenError> {
     let mut database =
-        Database::open(&disk, Path::new("db"), Options::default()).expect("a database");
+        Database::open(disk, Path::new("db"), Options::default()).expect("a database");
     let mut batch = Batch::default();
     for bucket in schema::BUCKETS {
         batch.create_bucket(bucket);
@@ -32,6 +41,19 @@ fn refusal(bucket: &'static [u8], key: &[u8], value: &[u8]) -> String {
     let line = open_with(bucket, key, value).expect_err("refused").to_string();
     assert!(!line.contains('\n'), "{line}");
     line
+}
+
+/// The same for a row that cannot be read: the line ends in what to do, and names the file and
+/// the byte where the row begins.
+fn damage(bucket: &'static [u8], key: &[u8], value: &[u8]) -> String {
+    let disk = Faulty::new(1);
+    let line = open_on(&disk, bucket, key, value).expect_err("refused").to_string();
+    let rest = line.strip_prefix("database: db: damaged at byte ").expect(&line);
+    let rest = rest.strip_suffix(&format!("; {REMEDY}")).expect(&line);
+    let (offset, what) = rest.split_once(": ").expect(&line);
+    let file = disk.read(Path::new("db")).expect("there");
+    assert!(file[offset.parse().expect(&line)..].starts_with(key), "{line}");
+    what.to_owned()
 }
 
 #[test]
@@ -69,17 +91,26 @@ fn newer_versions_are_refused() {
 
 #[test]
 fn damaged_rows_are_named() {
-    let line = refusal(schema::META, schema::CONSISTENT_INDEX, b"123");
-    assert_eq!(line, "database: bucket meta, row consistent_index: not eight bytes");
-    let line = refusal(schema::META, schema::SCHEDULED_COMPACT, b"123");
-    assert_eq!(line, "database: bucket meta, row scheduledCompactRev: not a revision");
-    assert!(refusal(schema::MEMBERS, b"xyz", b"{}").contains("members"));
-    assert!(refusal(schema::MEMBERS, b"1f", b"{").contains("row 1f"));
-    assert!(refusal(schema::LEASE, b"12345678", b"\xff").contains("bucket lease"));
-    assert!(refusal(schema::ALARM, b"\xff", b"").contains("bucket alarm"));
-    assert!(refusal(schema::KEY, b"12345678_", b"").contains("not named by a revision"));
+    let line = damage(schema::META, schema::CONSISTENT_INDEX, b"123");
+    assert_eq!(line, "bucket meta, row consistent_index: not eight bytes");
+    let line = damage(schema::META, schema::SCHEDULED_COMPACT, b"123");
+    assert_eq!(line, "bucket meta, row scheduledCompactRev: not a revision");
+    assert!(damage(schema::MEMBERS, b"xyz", b"{}").contains("members"));
+    assert!(damage(schema::MEMBERS, b"1f", b"{").contains("row 1f"));
+    assert!(damage(schema::LEASE, b"12345678", b"\xff").contains("bucket lease"));
+    assert!(damage(schema::ALARM, b"\xff", b"").contains("bucket alarm"));
+    assert!(damage(schema::KEY, b"12345678_", b"").contains("not named by a revision"));
     let row = [&7u64.to_be_bytes()[..], b"_", &[0; 8]].concat();
-    assert!(refusal(schema::KEY, &row, b"\xff\xff").contains("row 7_0"));
+    assert!(damage(schema::KEY, &row, b"\xff\xff").contains("row 7_0: not a key-value"));
+    // Key, create and mod revision, version.
+    let put = |create, modified, version| [10, 1, b'k', 16, create, 24, modified, 32, version];
+    assert!(open_with(schema::KEY, &row, &put(7, 7, 1)).is_ok());
+    assert!(open_with(schema::KEY, &row, &put(3, 7, 2)).is_ok());
+    assert!(open_with(schema::KEY, &row, b"").is_ok(), "the marker of a bumped revision");
+    for wrong in [put(7, 6, 1), put(8, 7, 1), put(0, 7, 1), put(7, 7, 0)] {
+        assert!(damage(schema::KEY, &row, &wrong).contains("row 7_0: the row is not of this"));
+    }
+    assert!(damage(schema::KEY, &row, &put(7, 7, 1)[3..]).contains("or has no key"));
 }
 
 #[test]

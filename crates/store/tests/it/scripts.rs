@@ -22,7 +22,7 @@ use proto::membershippb::{
 };
 use proto::mvccpb::KeyValue;
 use proto::raftpb::{ConfChange, EntryType};
-use store::{Applied, Response, StoreOptions, read_txn};
+use store::{Applied, Counts, Response, StoreOptions, read_txn};
 
 use crate::history::ask;
 use crate::member::Member;
@@ -338,7 +338,10 @@ impl Script {
         let view = self.member.view();
         match verb {
             "get" => show_range(&ask(&view, &args.range()?)?, &mut out),
-            "read" => show_txn(&read_txn(&view, &self.txn(args)?)?, &mut out),
+            "read" => {
+                let mut counts = Counts::default();
+                show_txn(&read_txn(&view, &self.txn(args)?, &mut counts)?, &mut out);
+            }
             "hash" => {
                 let at = args.words.first().map_or(Ok(0), |at| at.parse())?;
                 let hash = view.hash_kv(Revision(at))?;

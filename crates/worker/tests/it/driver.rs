@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) catchup_entries: u64,
     pub(crate) kept: (usize, usize),
     pub(crate) compaction_batch: usize,
+    /// `CRASH_SYNC=off` turns syncs off, as `--unsafe-no-fsync` does: to see the tests fail.
+    pub(crate) sync: bool,
 }
 
 impl Settings {
@@ -55,13 +57,18 @@ impl Settings {
             catchup_entries: 5 + rng.below(50),
             kept: (1 + rng.below(3) as usize, 1 + rng.below(3) as usize),
             compaction_batch: 3 + rng.below(60) as usize,
+            sync: std::env::var("CRASH_SYNC").map_or(true, |how| how != "off"),
         }
     }
 
     pub(crate) fn files(&self) -> FileOptions {
         FileOptions {
-            wal: wal::Options { segment_bytes: self.segment_bytes, sync: true },
-            database: bolt::Options { cache_bytes: 1 << 20, ..bolt::Options::default() },
+            wal: wal::Options { segment_bytes: self.segment_bytes, sync: self.sync },
+            database: bolt::Options {
+                cache_bytes: 1 << 20,
+                sync: self.sync,
+                ..bolt::Options::default()
+            },
         }
     }
 

@@ -1,7 +1,9 @@
 //! Disks that are full, syncs that fail, and stops: a member ends with one line that names the
 //! file, or with everything in the database, and nothing acknowledged is missing afterwards.
 
-use storage::disk::Blob;
+use std::path::PathBuf;
+
+use storage::disk::{Blob, Faulty};
 
 use crate::driver::{self, Member, NoStart, ROOT};
 use crate::lives::Run;
@@ -127,4 +129,31 @@ fn a_disk_that_is_full_from_the_start_is_named_and_left_usable() {
         run.judge_all();
     }
     assert!(refused > 5, "{refused}");
+}
+
+/// Sectors that were synced and are gone: what the database has of them does not make up for it.
+#[test]
+fn a_log_that_lost_what_the_database_has_is_refused() {
+    let mut refused = 0;
+    for seed in 1..=10 {
+        let mut run = new(seed);
+        let mut member = run.open().unwrap();
+        assert_eq!(run.work(&mut member, 700), None);
+        member.stop(&mut run.rng, &mut run.history).unwrap();
+        let mut image = run.disk.live_image();
+        let is_log = |path: &&PathBuf| path.extension().is_some_and(|end| end == "wal");
+        let tail = image.files.keys().rfind(is_log).unwrap().clone();
+        let blob = image.files.get_mut(&tail).unwrap();
+        let end = blob.to_vec().iter().rposition(|byte| *byte != 0).unwrap();
+        let lost = (end / 512).saturating_sub(2).max(1) * 512;
+        blob.write(&vec![0; end + 1 - lost.min(end)], lost as u64);
+        run.disk = Faulty::from_image(&image, seed).unwrap();
+        // A segment that has just begun may have lost nothing but a commit index.
+        let Err(line) = run.open() else { continue };
+        refused += 1;
+        check_line(&line);
+        assert!(line.ends_with(storage::REMEDY), "{line}");
+        assert!(line.contains(": it ends at entry ") || line.contains("damaged at byte"), "{line}");
+    }
+    assert!(refused >= 5, "{refused}");
 }

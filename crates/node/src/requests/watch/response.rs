@@ -30,6 +30,11 @@ pub struct Response {
     pub events: Vec<Bytes>,
 }
 
+/// The bytes that an event takes in the encoded response.
+pub(super) fn encoded_event_len(event: &Bytes) -> usize {
+    key_len(EVENTS) + encoded_len_varint(event.len() as u64) + event.len()
+}
+
 impl Response {
     pub(super) fn new(watch: WatchId, revision: Revision) -> Self {
         Self { watch, revision, ..Self::default() }
@@ -56,9 +61,7 @@ impl Response {
 
     /// The bytes that the events take in the encoded response.
     pub fn encoded_events_len(&self) -> usize {
-        let framed =
-            |event: &Bytes| key_len(EVENTS) + encoded_len_varint(event.len() as u64) + event.len();
-        self.events.iter().map(framed).sum()
+        self.events.iter().map(encoded_event_len).sum()
     }
 
     /// Writes the encoded `WatchResponse`.

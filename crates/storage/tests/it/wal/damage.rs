@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use arbtest::arbitrary::{Result, Unstructured};
 use base::Rng;
 use proto::raftpb;
+use storage::REMEDY;
 use storage::disk::{Disk, Faulty, Image};
 use storage::wal::{self, Opened};
 
@@ -78,7 +79,8 @@ impl Sample {
 fn names_file_and_offset(error: &wal::Error) -> bool {
     let text = error.to_string();
     text.starts_with("/data/member/wal/00000000")
-        && text.contains(".wal: offset ")
+        && text.contains(".wal: damaged at byte ")
+        && text.ends_with(REMEDY)
         && !text.contains('\n')
 }
 
@@ -167,8 +169,8 @@ fn a_torn_end_is_cut_off_and_said() {
     assert_eq!(
         repair.to_string(),
         format!(
-            "{path}: offset {}: the checksum of a record does not match: a torn write was cut \
-             off; the file as it was is {path}.broken",
+            "{path}: torn at byte {}: the checksum of a record does not match; the unfinished write \
+             was cut off, the file as it was is {path}.broken",
             repair.offset,
         ),
     );
@@ -197,12 +199,12 @@ fn a_flipped_bit_is_refused_where_etcd_would_cut_off() {
     };
     assert_eq!(
         refusal(zeros as u64 + 20),
-        ": offset 64: one bit of a record is wrong; the log is damaged, restore the member",
+        format!(": damaged at byte 64: one bit of a record is wrong; {REMEDY}"),
     );
     // A length beyond the end of the file, which a torn end has too.
     assert_eq!(
         refusal(64 + 2),
-        ": offset 64: one bit of a length is wrong; the log is damaged, restore the member",
+        format!(": damaged at byte 64: one bit of a length is wrong; {REMEDY}"),
     );
 }
 
@@ -273,14 +275,18 @@ fn a_gap_and_strange_records_are_refused() {
     let error = open(&disk, &beginning()).map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/data/member/wal/0000000000000000-0000000000000000.wal: offset 152: entry 6 follows \
-         entry 1; the log is damaged, restore the member",
+        format!(
+            "/data/member/wal/0000000000000000-0000000000000000.wal: damaged at byte 152: entry 6 \
+             follows entry 1; {REMEDY}"
+        ),
     );
     assert_eq!(open(&disk, &snapshot(5, 1)).unwrap().entries, [entry(1, 6, b"b")]);
     // A term that the snapshot does not have.
     let error = open(&disk, &snapshot(5, 2)).map(|_| ()).unwrap_err();
     assert!(
-        error.to_string().contains("offset 120: the snapshot at index 5 has term 1, not 2"),
+        error
+            .to_string()
+            .contains("damaged at byte 120: the snapshot at index 5 has term 1, not 2"),
         "{error}"
     );
 }

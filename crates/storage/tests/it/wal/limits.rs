@@ -91,6 +91,78 @@ fn a_full_disk_stops_the_log_and_loses_nothing() {
     }
 }
 
+/// A log of one segment of full size with a few records at its head, and where they end.
+fn mostly_empty() -> (Faulty, std::path::PathBuf, u64) {
+    let disk = new_disk();
+    let options = Options { segment_bytes: wal::SEGMENT_BYTES, sync: true };
+    let metadata = Bytes::from_static(b"m");
+    let mut wal = Wal::create(Arc::new(disk.clone()), dir(), metadata, options).unwrap();
+    for index in 1..=20 {
+        wal.append(&[entry(1, index, &[9; 300])], Some(&state(1, 1, index))).unwrap();
+    }
+    let path = wal.tail_path().to_owned();
+    wal.close().unwrap();
+    let image = disk.live_image();
+    let mut head = vec![0; 64 << 10];
+    image.files[&path].read(&mut head, 0).unwrap();
+    let end = head.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    (Faulty::from_image(&image, 0).unwrap(), path, end / 8 * 8 + 8)
+}
+
+fn open_whole(disk: &Faulty) -> Result<wal::Opened, wal::Error> {
+    let options = Options { segment_bytes: wal::SEGMENT_BYTES, sync: true };
+    Wal::open(Arc::new(disk.clone()), dir(), &beginning(), options)
+}
+
+/// What may be held of a log while it is read: far less than a segment.
+const READ_MAX: usize = 256 << 10;
+
+#[test]
+fn the_space_reserved_at_the_end_is_not_held_in_memory() {
+    let (disk, ..) = mostly_empty();
+    wal::snapshots(&disk, dir()).unwrap();
+    let opened = open_whole(&disk).unwrap();
+    assert_eq!((opened.entries.len(), opened.repaired), (20, None));
+    assert!(disk.largest_read() <= READ_MAX, "{} bytes at once", disk.largest_read());
+}
+
+/// However far from the last record: what follows it decides, as where the file is small.
+#[test]
+fn bytes_far_behind_the_end_are_seen() {
+    for (far, torn) in [(0, false), (300, false), (512, true), (700_000, true), (60_000_000, true)]
+    {
+        let (disk, path, end) = mostly_empty();
+        // The first byte that is not of the last record's sector, where `far` leaves the sector.
+        let at = if torn { end / 512 * 512 + far } else { end + 8 + far % (504 - end % 512) };
+        disk.corrupt(&path, at, 0x11).unwrap();
+        let opened = open_whole(&disk);
+        match opened {
+            Ok(opened) => {
+                let reason = opened.repaired.map(|repair| (repair.offset, repair.reason));
+                assert_eq!(reason, Some((end, "a record is missing before others")), "at {at}");
+                assert!(torn && opened.entries.len() == 20);
+            }
+            Err(error) => {
+                let text = format!("damaged at byte {end}: a length of zero with data after it");
+                assert!(!torn && error.to_string().contains(&text), "at {at}: {error}");
+            }
+        }
+        assert!(disk.largest_read() <= READ_MAX, "{} bytes at once", disk.largest_read());
+    }
+}
+
+/// A length that asks for most of the segment is seen through by the head of what it announces.
+#[test]
+fn a_length_that_means_nothing_is_not_read() {
+    let (disk, path, end) = mostly_empty();
+    // 32 MiB, a multiple of 8: well formed, and within the file.
+    disk.corrupt(&path, end + 3, 0x02).unwrap();
+    disk.corrupt(&path, end + 9, 0x77).unwrap();
+    let repair = open_whole(&disk).unwrap().repaired.unwrap();
+    assert_eq!((repair.offset, repair.reason), (end, "a record has no type"));
+    assert!(disk.largest_read() <= READ_MAX, "{} bytes at once", disk.largest_read());
+}
+
 #[test]
 fn a_closed_log_leaves_segments_only() {
     let disk = new_disk();

@@ -3,6 +3,7 @@
 use arbtest::arbitrary::{Result, Unstructured};
 use base::LogIndex;
 use proto::{raftpb, walpb};
+use storage::REMEDY;
 use storage::disk::Disk;
 use storage::wal::{self, Wal};
 
@@ -114,7 +115,7 @@ fn a_log_is_locked_once_and_made_once() {
     let missing = open(&disk, &snapshot(3, 1)).map(|_| ()).unwrap_err();
     assert_eq!(
         missing.to_string(),
-        "/data/member/wal: no record of the snapshot at index 3, term 1",
+        format!("/data/member/wal: no record of the snapshot at index 3, term 1; {REMEDY}"),
     );
 }
 
@@ -139,6 +140,6 @@ fn released_segments_are_purged_from_the_oldest() {
     let gone = open(&disk, &beginning()).map(|_| ()).unwrap_err();
     assert_eq!(
         gone.to_string(),
-        "/data/member/wal: no segment holds the entry after snapshot index 0"
+        format!("/data/member/wal: no segment holds the entry after snapshot index 0; {REMEDY}")
     );
 }

@@ -4,6 +4,8 @@
 //! figures are noise on a shared machine. Servers run one at a time on loopback; every piece of
 //! work is bounded in count.
 
+mod memory;
+
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -108,12 +110,16 @@ struct Figures {
 struct Server {
     child: Child,
     endpoint: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Server {
     fn start(binary: &Path) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
+        Self::start_on(binary, tempfile::tempdir()?)
+    }
+
+    /// Starts a member on what an earlier one left.
+    fn start_on(binary: &Path, directory: tempfile::TempDir) -> Result<Self> {
         let (client, peer) = (free_port()?, free_port()?);
         let client_url = format!("http://127.0.0.1:{client}");
         let peer_url = format!("http://127.0.0.1:{peer}");
@@ -133,7 +139,7 @@ impl Server {
             .spawn()
             .with_context(|| format!("starting {}", binary.display()))?;
         let endpoint = format!("127.0.0.1:{client}");
-        let server = Self { child, endpoint, _directory: directory };
+        let server = Self { child, endpoint, directory };
         let started = Instant::now();
         while !server.healthy() {
             ensure!(started.elapsed() < READY_MAX, "{} is not healthy", binary.display());
@@ -166,14 +172,20 @@ impl Server {
     }
 
     /// The most memory that was ever resident, in MiB.
-    fn memory_mib(&self) -> Result<f64> {
+    fn peak_mib(&self) -> Result<f64> {
+        self.memory_mib("VmHWM:")
+    }
+
+    /// A line of the process's status, in MiB.
+    fn memory_mib(&self, name: &str) -> Result<f64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
+        let line = text.lines().find(|line| line.starts_with(name)).context("no such figure")?;
         let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
         Ok(kib / 1024.0)
     }
 
-    fn stop(mut self) -> Result<()> {
+    /// Ends the member, and returns its directory.
+    fn stop(mut self) -> Result<tempfile::TempDir> {
         Command::new("kill").arg(self.child.id().to_string()).status()?;
         let asked = Instant::now();
         while self.child.try_wait()?.is_none() {
@@ -182,7 +194,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
+        Ok(self.directory)
     }
 }
 
@@ -240,7 +252,7 @@ fn measure(tools: &Tools, contestant: &Contestant, work: &Work) -> Result<Figure
     let before = server.cpu_seconds()?;
     let output = benchmark(tools, &server.endpoint, work.arguments)?;
     let cpu = server.cpu_seconds()? - before;
-    let memory_mib = server.memory_mib()?;
+    let memory_mib = server.peak_mib()?;
     server.stop()?;
     let Some(operations_per_second) = number_after(&output, "Requests/sec:") else {
         bail!("{} on {}: the load generator said: {output}", work.name, contestant.name);
@@ -264,6 +276,23 @@ fn median(rounds: &[Figures], of: impl Fn(&Figures) -> f64) -> f64 {
 /// Builds real etcd and its tools, loads it and ours, and prints the tables as evidence.
 pub(crate) fn beside_etcd(root: &Path, rounds: usize) -> Result<()> {
     ensure!(rounds > 0, "no rounds, no figures");
+    let (tools, contestants) = prepare_rivals(root)?;
+    for line in run(&tools, &contestants, rounds)?.lines() {
+        println!("evidence: {line}");
+    }
+    Ok(())
+}
+
+/// What a million keys take in memory, real etcd and ours, as evidence.
+pub(crate) fn memory_beside_etcd(root: &Path) -> Result<()> {
+    let (tools, contestants) = prepare_rivals(root)?;
+    for line in memory::run(&tools, &contestants)?.lines() {
+        println!("evidence: {line}");
+    }
+    Ok(())
+}
+
+fn prepare_rivals(root: &Path) -> Result<(Tools, [Contestant; 2])> {
     let bin = root.join("compat/bin");
     std::fs::create_dir_all(&bin)?;
     let built = Command::new("go")
@@ -277,10 +306,7 @@ pub(crate) fn beside_etcd(root: &Path, rounds: usize) -> Result<()> {
         Contestant { name: "etcd", binary: bin.join("etcd") },
         Contestant { name: "quorate", binary: root.join("target/release/quorate") },
     ];
-    for line in run(&tools, &contestants, rounds)?.lines() {
-        println!("evidence: {line}");
-    }
-    Ok(())
+    Ok((tools, contestants))
 }
 
 /// Runs all works `rounds` times, the contestants in turn, and returns the report as Markdown:
