@@ -61,12 +61,15 @@ func migrate(t *testing.T, m mix, step func(*testing.T, *harness.Cluster, *harne
 // changeInPlace stops a member and starts the other product on its directory.
 func changeInPlace(t *testing.T, c *harness.Cluster, old *harness.Member, kind harness.Kind) {
 	t.Helper()
+	from, begun := old.Kind, time.Now()
 	harness.MustStop(t, old)
+	stopped := time.Since(begun)
 	if err := harness.CheckDir(old.Dir); err != nil {
 		t.Errorf("the directory that %s leaves: %v", old.Kind, err)
 	}
-	old.Kind = kind
+	old.Kind, begun = kind, time.Now()
 	c.Start(old)
+	t.Logf("%s stopped in %s, %s served after %s", from, short(stopped), kind, short(time.Since(begun)))
 }
 
 // changeByReplacement lets a new member learn and vote before the old one goes.

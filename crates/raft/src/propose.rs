@@ -89,6 +89,12 @@ impl Raft {
         }
     }
 
+    /// Whether a change of the configuration may be proposed now. A leader that has not applied the
+    /// one before, or its log when it came to lead, would put an empty entry in its place.
+    pub fn takes_changes(&self) -> bool {
+        self.role != Role::Leader || self.conf_change_until <= self.log.applied()
+    }
+
     fn append_proposals(&mut self, mut entries: Vec<Entry>) -> Result<Position, ProposeError> {
         if self.tracker.progress(self.config.id).is_none() {
             return Err(ProposeError::Removed);
