@@ -517,3 +517,27 @@ func httpAnswer(url string) string {
 	body, _ := io.ReadAll(p.Body)
 	return fmt.Sprintf("%d %s", p.StatusCode, body)
 }
+
+// TestMembershipChangesInARow changes the membership as fast as a client can, through the leader and
+// through a follower: a change that comes while the one before it is not applied must not be lost.
+func TestMembershipChangesInARow(t *testing.T) {
+	changes := harness.EnvInt(t, "COMPAT_CHANGES", 100)
+	eachMix(t, func(t *testing.T, m mix) {
+		c := harness.LaunchCluster(t, false, m.kinds(), "--strict-reconfig-check=false")
+		leader := c.WaitLeader()
+		for _, through := range []*harness.Member{leader, c.Others(leader)[0]} {
+			conn, err := through.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range changes {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				err := update(77, "http://127.0.0.1:9")(ctx, conn)
+				cancel()
+				if err == nil || !strings.Contains(err.Error(), "member not found") {
+					t.Fatalf("change %d through %s: %v\n%s", i, through.Name, err, through.LogTail(10))
+				}
+			}
+		}
+	}, "QQQ")
+}
