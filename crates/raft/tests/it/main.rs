@@ -1,5 +1,5 @@
-//! Scripts that drive one core and a disk that writes when told to, those of go.etcd.io/raft itself,
-//! whole groups by seed, and noise.
+//! Scripts that drive one core and a disk that writes when told to, those of go.etcd.io/raft
+//! itself, whole groups by seed, and noise.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by it, and says more")]
 
