@@ -29,10 +29,11 @@
 //!
 //! *Absent.* Clocks, disks, sockets, threads.
 //!
-//! *Contract.* go.etcd.io/raft v3.7.0, whose own scripts are run against this crate. We differ where
-//! it is unsafe or gets stuck: a sole voter answers reads only after its first commit, a leader that
-//! stepped down forgets the reads that waited, a proposal refused for its size leaves no trace, and
-//! a change of the configuration that could not be applied is replaced by an empty entry.
+//! *Contract.* go.etcd.io/raft v3.7.0, whose own scripts are run against this crate. We differ
+//! where it is unsafe or gets stuck: a sole voter answers reads only after its first commit, a
+//! leader that stepped down forgets the reads that waited, a proposal refused for its size leaves
+//! no trace, and a change of the configuration that could not be applied is replaced by an empty
+//! entry.
 
 mod confchange;
 mod config;
