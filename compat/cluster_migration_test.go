@@ -11,6 +11,7 @@ import (
 // an application that must notice nothing but delays: no request that fails in the end, no revision
 // that goes back, no gap in its watch. The letters are the products in turn.
 func TestMigration(t *testing.T) {
+	t.Parallel()
 	rounds := harness.EnvInt(t, "COMPAT_MIGRATIONS", 1)
 	for _, way := range []struct {
 		name string
@@ -20,11 +21,12 @@ func TestMigration(t *testing.T) {
 		{"by replacement", changeByReplacement},
 	} {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			eachMix(t, func(t *testing.T, m mix) {
 				for range rounds {
 					migrate(t, m, way.step)
 				}
-			}, "6E")
+			}, "EQE")
 		})
 	}
 }

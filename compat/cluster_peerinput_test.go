@@ -25,6 +25,7 @@ import (
 // TestPeerRequests sends to the peer port of a member of real etcd and of a member of ours what no
 // good member sends: both answer the same, and both go on.
 func TestPeerRequests(t *testing.T) {
+	t.Parallel()
 	var said [2]string
 	for i, kind := range []harness.Kind{harness.Real, harness.Ours} {
 		c := harness.LaunchCluster(t, false, []harness.Kind{kind, kind, kind})
@@ -201,8 +202,9 @@ func peerRequests(t *testing.T, c *harness.Cluster) string {
 // TestPeerAbuse does to members of a cluster, under load, what breaks connections and wastes memory:
 // the members say so, do not grow, and nothing is lost.
 func TestPeerAbuse(t *testing.T) {
+	t.Parallel()
 	rounds := harness.EnvInt(t, "COMPAT_ABUSES", 1)
-	eachMix(t, func(t *testing.T, m mix) { peerAbuse(t, m, rounds) }, "EEE")
+	eachMix(t, func(t *testing.T, m mix) { peerAbuse(t, m, rounds) }, "QQE")
 }
 
 func peerAbuse(t *testing.T, m mix, rounds int) {
@@ -391,8 +393,9 @@ func brokenRequests(t *testing.T, target *harness.Member) {
 // TestPeerStops lets a member stop to read what the leader sends, under large writes: the leader does not
 // keep it all, the others go on, and the member catches up.
 func TestPeerStops(t *testing.T) {
+	t.Parallel()
 	megabytes := harness.EnvInt(t, "COMPAT_STOPPED_MB", 60)
-	eachMix(t, func(t *testing.T, m mix) { peerStops(t, m, megabytes) }, "EEE")
+	eachMix(t, func(t *testing.T, m mix) { peerStops(t, m, megabytes) }, "QQE")
 }
 
 func peerStops(t *testing.T, m mix, megabytes int) {
@@ -428,7 +431,8 @@ func peerStops(t *testing.T, m mix, megabytes int) {
 // TestPeerImpostors lets other members than those that belong there answer at the address of one: a
 // member of another cluster, one that lost its directory, one that was removed.
 func TestPeerImpostors(t *testing.T) {
-	eachMix(t, peerImpostors, "EEE")
+	t.Parallel()
+	eachMix(t, peerImpostors, "QQE")
 }
 
 func peerImpostors(t *testing.T, m mix) {

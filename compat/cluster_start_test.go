@@ -15,6 +15,7 @@ import (
 // TestStartRefusals starts members that do not fit into a cluster: each ends with the same words as
 // real etcd, and the cluster goes on.
 func TestStartRefusals(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) {
 		said := [2]string{}
 		t.Run("side by side", func(t *testing.T) {
@@ -32,7 +33,7 @@ func TestStartRefusals(t *testing.T) {
 			t.Errorf("etcd and %s refuse differently\n%s", m, sideBySide(said[0], said[1]))
 		}
 		t.Logf("%s", said[1])
-	}, "EEE")
+	}, "QQQ")
 }
 
 func startRefusals(t *testing.T, m mix, kind harness.Kind) string {
