@@ -24,7 +24,8 @@ const lagEntries = 500
 // TestClusterCatchUp lets members of each product miss more than the log of a leader of each product
 // still has: they get a snapshot, and hold the same as the others.
 func TestClusterCatchUp(t *testing.T) {
-	eachMix(t, catchUp, "EEE", "6EE")
+	t.Parallel()
+	eachMix(t, catchUp, "QEQ", "6QQ")
 }
 
 func catchUp(t *testing.T, m mix) {
@@ -111,8 +112,9 @@ func fillLog(t *testing.T, c *harness.Cluster, m *harness.Member, n int) {
 // TestClusterInstallKilled kills a member at any moment while it gets a snapshot, and starts the other
 // product on what it left: who finishes the install must not depend on who began it.
 func TestClusterInstallKilled(t *testing.T) {
-	rounds := harness.EnvInt(t, "COMPAT_INSTALL_KILLS", 2)
-	eachMix(t, func(t *testing.T, m mix) { installKilled(t, m, rounds) }, "EEE")
+	t.Parallel()
+	rounds := harness.EnvInt(t, "COMPAT_INSTALL_KILLS", 3)
+	eachMix(t, func(t *testing.T, m mix) { installKilled(t, m, rounds) }, "QEQ")
 }
 
 func installKilled(t *testing.T, m mix, rounds int) {

@@ -78,8 +78,9 @@ const faultWrites = 3
 // TestClusterFaults lets the network between the members fail in every way: what the clients were
 // answered is linearizable, and wherever a majority is connected it serves.
 func TestClusterFaults(t *testing.T) {
+	t.Parallel()
 	faults := harness.EnvInt(t, "COMPAT_FAULTS", 4)
-	eachMix(t, func(t *testing.T, m mix) { clusterFaults(t, m, faults) }, "EEE")
+	eachMix(t, func(t *testing.T, m mix) { clusterFaults(t, m, faults) }, "QQE")
 }
 
 func clusterFaults(t *testing.T, m mix, faults int) {
@@ -147,8 +148,9 @@ func unknown(operations []operation) int {
 
 // TestClusterNemesis changes the network and kills members at random, without waiting for anything.
 func TestClusterNemesis(t *testing.T) {
+	t.Parallel()
 	strokes := harness.EnvInt(t, "COMPAT_STROKES", 8)
-	eachMix(t, func(t *testing.T, m mix) { nemesis(t, m, strokes) }, "EEE")
+	eachMix(t, func(t *testing.T, m mix) { nemesis(t, m, strokes) }, "QQQ")
 }
 
 func nemesis(t *testing.T, m mix, strokes int) {

@@ -12,7 +12,7 @@ import (
 // acknowledged is lost, the application's watch is unbroken, and all members hold the same.
 func TestClusterKills(t *testing.T) {
 	rounds := harness.EnvInt(t, "COMPAT_KILLS", 3)
-	eachMix(t, func(t *testing.T, m mix) { leaderKills(t, m, rounds) }, "EEE")
+	eachMix(t, func(t *testing.T, m mix) { leaderKills(t, m, rounds) }, "QQQ")
 }
 
 func leaderKills(t *testing.T, m mix, rounds int) {

@@ -23,8 +23,9 @@ import (
 // product of the mix come as voters and as learners, move to other addresses, are killed, and go, the
 // leader among them.
 func TestMembershipChanges(t *testing.T) {
+	t.Parallel()
 	changes := harness.EnvInt(t, "COMPAT_CHANGES", 6)
-	eachMix(t, func(t *testing.T, m mix) { membershipChanges(t, m, changes) }, "EEE", "6EE")
+	eachMix(t, func(t *testing.T, m mix) { membershipChanges(t, m, changes) }, "QQE")
 }
 
 func membershipChanges(t *testing.T, m mix, changes int) {
@@ -96,6 +97,7 @@ func changeMembership(t *testing.T, c *harness.Cluster, r *rand.Rand, kind harne
 // TestMembershipRefusals asks for changes that must be refused, of real etcd and of each mix: code and
 // text of every answer are the same.
 func TestMembershipRefusals(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) {
 		said := [2][]string{}
 		t.Run("side by side", func(t *testing.T) {
@@ -111,7 +113,7 @@ func TestMembershipRefusals(t *testing.T) {
 			t.Errorf("etcd and %s refuse differently\n%s", m, sideBySide(theirs, ours))
 		}
 		t.Logf("%s", ours)
-	}, "EEE")
+	}, "QQQ")
 }
 
 // refusals logs what a cluster answers.
@@ -516,4 +518,29 @@ func httpAnswer(url string) string {
 	defer p.Body.Close()
 	body, _ := io.ReadAll(p.Body)
 	return fmt.Sprintf("%d %s", p.StatusCode, body)
+}
+
+// TestMembershipChangesInARow changes the membership as fast as a client can, through the leader and
+// through a follower: a change that comes while the one before it is not applied must not be lost.
+func TestMembershipChangesInARow(t *testing.T) {
+	t.Parallel()
+	changes := harness.EnvInt(t, "COMPAT_CHANGES_IN_A_ROW", 100)
+	eachMix(t, func(t *testing.T, m mix) {
+		c := harness.LaunchCluster(t, false, m.kinds(), "--strict-reconfig-check=false")
+		leader := c.WaitLeader()
+		for _, through := range []*harness.Member{leader, c.Others(leader)[0]} {
+			conn, err := through.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range changes {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				err := update(77, "http://127.0.0.1:9")(ctx, conn)
+				cancel()
+				if err == nil || !strings.Contains(err.Error(), "member not found") {
+					t.Fatalf("change %d through %s: %v\n%s", i, through.Name, err, through.LogTail(10))
+				}
+			}
+		}
+	}, "QQQ")
 }

@@ -11,6 +11,7 @@ import (
 // an application that must notice nothing but delays: no request that fails in the end, no revision
 // that goes back, no gap in its watch. The letters are the products in turn.
 func TestMigration(t *testing.T) {
+	t.Parallel()
 	rounds := harness.EnvInt(t, "COMPAT_MIGRATIONS", 1)
 	for _, way := range []struct {
 		name string
@@ -20,11 +21,12 @@ func TestMigration(t *testing.T) {
 		{"by replacement", changeByReplacement},
 	} {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			eachMix(t, func(t *testing.T, m mix) {
 				for range rounds {
 					migrate(t, m, way.step)
 				}
-			}, "6E")
+			}, "EQE")
 		})
 	}
 }
@@ -61,12 +63,15 @@ func migrate(t *testing.T, m mix, step func(*testing.T, *harness.Cluster, *harne
 // changeInPlace stops a member and starts the other product on its directory.
 func changeInPlace(t *testing.T, c *harness.Cluster, old *harness.Member, kind harness.Kind) {
 	t.Helper()
+	from, begun := old.Kind, time.Now()
 	harness.MustStop(t, old)
+	stopped := time.Since(begun)
 	if err := harness.CheckDir(old.Dir); err != nil {
 		t.Errorf("the directory that %s leaves: %v", old.Kind, err)
 	}
-	old.Kind = kind
+	old.Kind, begun = kind, time.Now()
 	c.Start(old)
+	t.Logf("%s stopped in %s, %s served after %s", from, short(stopped), kind, short(time.Since(begun)))
 }
 
 // changeByReplacement lets a new member learn and vote before the old one goes.

@@ -21,8 +21,9 @@ import (
 // transactions and compactions, while leadership is moved around; then all members must hold the
 // same, at every revision asked.
 func TestClusterMixed(t *testing.T) {
-	ops := harness.EnvInt(t, "COMPAT_CLUSTER_OPS", 1500)
-	eachMix(t, func(t *testing.T, m mix) { mixedTogether(t, m, ops) }, "EEE", "E6E")
+	t.Parallel()
+	ops := harness.EnvInt(t, "COMPAT_CLUSTER_OPS", 1200)
+	eachMix(t, func(t *testing.T, m mix) { mixedTogether(t, m, ops) }, "QQE", "6QE")
 }
 
 func mixedTogether(t *testing.T, m mix, ops int) {
@@ -35,8 +36,9 @@ func mixedTogether(t *testing.T, m mix, ops int) {
 // TestClusterJoined begins with the first member of the mix, and the others join it under load: as
 // voters and as learners that are promoted.
 func TestClusterJoined(t *testing.T) {
-	ops := harness.EnvInt(t, "COMPAT_CLUSTER_OPS", 1000)
-	eachMix(t, func(t *testing.T, m mix) { mixedJoined(t, m, ops) }, "EEE", "6EE")
+	t.Parallel()
+	ops := harness.EnvInt(t, "COMPAT_CLUSTER_OPS", 800)
+	eachMix(t, func(t *testing.T, m mix) { mixedJoined(t, m, ops) }, "EQQ", "QEE")
 }
 
 func mixedJoined(t *testing.T, m mix, ops int) {

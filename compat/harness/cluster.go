@@ -306,6 +306,15 @@ func (c *Cluster) Join(kind Kind, learner bool) *Member {
 	return m
 }
 
+// Impostor is the only member of another cluster, at the peer address of this one.
+func (m *Member) Impostor(dir string) *Member {
+	other := m.Clone(m.Kind, filepath.Join(dir, "impostor.etcd"))
+	other.clientPort, other.logPath = FreePort(), filepath.Join(dir, "log")
+	other.Initial = m.Name + "=" + m.AdvertisedPeerURL()
+	other.Flags = []string{"--initial-cluster-token=other"}
+	return other
+}
+
 // StartMember starts a member that may be a learner, which answers no linearizable read.
 func (m *Member) StartMember(learner bool) error {
 	if !learner {

@@ -439,3 +439,26 @@ func (m *Member) LogTail(n int) string {
 	}
 	return strings.Join(append(ends[:min(3, len(ends))], lines[from:]...), "\n")
 }
+
+// Memory is what the process has resident now and had at most, in MiB.
+func (m *Member) Memory() (now, peak int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.Pid()))
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		var kib int
+		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
+			now = kib >> 10
+		}
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+			peak = kib >> 10
+		}
+	}
+	return now, peak, nil
+}
+
+// ForgetPeak lets Memory's peak begin anew.
+func (m *Member) ForgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.Pid()), []byte("5"), 0)
+}

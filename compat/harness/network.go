@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +36,12 @@ const (
 	chunksAhead = 256 // on the way in one connection
 )
 
+// poison is written into the next streams between two members.
+type poison struct {
+	frame []byte
+	left  int // streams
+}
+
 // Network stands between the members of a cluster: each one advertises a peer URL at which the
 // network listens. It knows who dials from the process that owns the other end of the connection,
 // so that every ordered pair of members can be treated on its own.
@@ -41,6 +49,7 @@ type Network struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
 	links   map[[2]*Member]Link
+	poisons map[[2]*Member]*poison
 	members []*Member
 	pipes   map[*pipe]struct{}
 	doors   []net.Listener
@@ -51,7 +60,8 @@ type Network struct {
 // NewNetwork makes a network in which everything arrives.
 func NewNetwork(seed int64) *Network {
 	return &Network{
-		changed: make(chan struct{}), links: map[[2]*Member]Link{}, pipes: map[*pipe]struct{}{},
+		changed: make(chan struct{}), links: map[[2]*Member]Link{},
+		poisons: map[[2]*Member]*poison{}, pipes: map[*pipe]struct{}{},
 		seed: rand.New(rand.NewSource(seed)),
 	}
 }
@@ -94,6 +104,43 @@ func (n *Network) All(link Link) {
 			}
 		}
 	})
+}
+
+// Poison puts a frame at the start of the next streams on which one member sends to another, as if
+// the sender had written it.
+func (n *Network) Poison(from, to *Member, frame []byte, streams int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.poisons[[2]*Member{from, to}] = &poison{frame, streams}
+}
+
+// Poisoned says how many of those streams are still to come.
+func (n *Network) Poisoned(from, to *Member) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.poisons[[2]*Member{from, to}]; p != nil {
+		return p.left
+	}
+	return 0
+}
+
+// taint puts the frame after the header of an answer that is a stream: one whose body has no known end.
+func (n *Network) taint(from, to *Member, answer []byte) []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.poisons[[2]*Member{from, to}]
+	if p == nil || p.left == 0 || !bytes.HasPrefix(answer, []byte("HTTP/1.1 200")) {
+		return answer
+	}
+	header, rest, whole := bytes.Cut(answer, []byte("\r\n\r\n"))
+	lower := bytes.ToLower(header)
+	if !whole || !bytes.Contains(lower, []byte("transfer-encoding: chunked")) ||
+		!bytes.Contains(lower, []byte("x-server-version")) { // which streams have, and no other answer
+		return answer
+	}
+	p.left--
+	return slices.Concat(header, []byte("\r\n\r\n"),
+		fmt.Appendf(nil, "%x\r\n", len(p.frame)), p.frame, []byte("\r\n"), rest)
 }
 
 // Heal lets everything arrive again.
@@ -170,8 +217,8 @@ func (n *Network) connect(near *net.TCPConn, to *Member) {
 		return
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { p.run(from, to, p.ends[0], p.ends[1]) })
-	wg.Go(func() { p.run(to, from, p.ends[1], p.ends[0]) })
+	wg.Go(func() { p.run(from, to, p.ends[0], p.ends[1], false) })
+	wg.Go(func() { p.run(to, from, p.ends[1], p.ends[0], true) })
 	wg.Wait()
 	p.abort()
 	n.mu.Lock()
@@ -218,7 +265,7 @@ type chunk struct {
 	due   time.Time
 }
 
-func (p *pipe) run(from, to *Member, in, out *net.TCPConn) {
+func (p *pipe) run(from, to *Member, in, out *net.TCPConn, answers bool) {
 	queue := make(chan chunk, chunksAhead)
 	go func() {
 		defer close(queue)
@@ -226,8 +273,12 @@ func (p *pipe) run(from, to *Member, in, out *net.TCPConn) {
 			if _, ok := p.passable(from, to); !ok {
 				return
 			}
-			bytes := make([]byte, chunkBytes)
-			count, err := in.Read(bytes)
+			block := make([]byte, chunkBytes)
+			count, err := in.Read(block)
+			block = block[:max(0, count)]
+			if answers {
+				block = p.net.taint(from, to, block)
+			}
 			if count > 0 {
 				link, _ := p.net.look(from, to)
 				due := time.Now().Add(link.Delay)
@@ -239,7 +290,7 @@ func (p *pipe) run(from, to *Member, in, out *net.TCPConn) {
 					}
 				}
 				select {
-				case queue <- chunk{bytes[:count], due}:
+				case queue <- chunk{block, due}:
 				case <-p.broken:
 					return
 				}

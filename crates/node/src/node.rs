@@ -41,6 +41,7 @@ use crate::reads::Reads;
 use crate::requests::Rejected;
 use crate::state::State;
 use ending::Ending;
+use proposals::Postponed;
 use snapshots::Install;
 
 /// Entries handed out to be applied at once, in encoded bytes; etcd's `MaxSizePerMsg`.
@@ -184,6 +185,8 @@ pub struct Node {
     sending: BTreeMap<MemberId, Option<Moment>>,
     /// Proposals without a leader.
     held: Held,
+    /// Changes of the members that came while one before them was not applied.
+    changes: VecDeque<Postponed>,
     transfers: Transfers,
     leader: MemberId,
     /// When this member came to lead last.
@@ -259,6 +262,7 @@ impl Node {
             compacted_at: snapshot,
             sending: BTreeMap::new(),
             held: Held::default(),
+            changes: VecDeque::new(),
             transfers: Transfers::new(election),
             leader: MemberId::NONE,
             elected: None,
@@ -435,6 +439,10 @@ impl Node {
         let is_ours = message.to() == self.config.member.0;
         // A snapshot needs its database: it comes by another way.
         if is_ours && !self.is_deaf() && message.r#type() != MessageType::MsgSnap {
+            if self.must_wait(&message) {
+                self.postpone(Postponed::Forwarded(Box::new(message)));
+                return;
+            }
             // A message that makes no sense here is dropped, as if the network had lost it.
             let _dropped = self.raft.step(message);
         }
@@ -543,6 +551,7 @@ impl Node {
         self.campaign_alone();
         self.follow_leader();
         self.release_held();
+        self.release_changes();
         self.propose_own();
         self.ask_reads();
         self.take_duties();

@@ -12,7 +12,7 @@ use proto::raftpb::{Entry, Message, MessageType, Snapshot};
 use crate::core::{Raft, snapshot_position};
 use crate::log::Position;
 use crate::message;
-use crate::step::StepError;
+use crate::step::{NUMBER_MAX, StepError};
 
 impl Raft {
     pub(crate) fn step_append(
@@ -62,11 +62,14 @@ impl Raft {
 
     pub(crate) fn step_snapshot(
         &mut self,
-        snapshot: Option<Snapshot>,
+        mut message: Message,
         from: MemberId,
     ) -> Result<(), StepError> {
-        let snapshot = snapshot.ok_or(StepError::Malformed("no snapshot"))?;
+        let snapshot = message.snapshot.take().ok_or(StepError::Malformed("no snapshot"))?;
         let position = snapshot_position(&snapshot);
+        if position.index.0 > NUMBER_MAX || position.term.0 > message.term() {
+            return Err(StepError::Malformed("a snapshot out of reach"));
+        }
         let reached = if self.restore(snapshot, position)? {
             self.log.last().index
         } else {

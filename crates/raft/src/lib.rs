@@ -14,15 +14,26 @@
 //! promise its durability wait inside it. The member's own disk is one vote among others: the
 //! leader counts its own log only when the receipt has come.
 //!
+//! A follower that needs what was compacted is sent a `MsgSnap` that says where the newest snapshot
+//! stands; its state is for the caller to add, who may as well replace it by a newer one, and who
+//! reports how the transmission ended. A snapshot from the leader comes as [`Append::snapshot`];
+//! after its receipt the caller puts the state in place, and says so as for entries.
+//!
 //! *Invariants.*
 //! 1. first - 1 = base <= applied <= applying <= committed <= last, and applying <= stable <=
-//!    taken <= last (a snapshot that is being installed lifts base and committed first).
+//!    taken <= last. A snapshot from the leader lifts base, committed and stable first, applying
+//!    when it is on disk, applied when its state is in place.
 //! 2. An entry is handed out to be applied only when it is stable in the member's own log.
 //! 3. The same inputs and the same seed give the same duties.
+//! 4. No message brings a member down: what contradicts itself is refused.
 //!
 //! *Absent.* Clocks, disks, sockets, threads.
 //!
-//! *Contract.* `raft.go`, `log.go`, `log_unstable.go`, `rawnode.go` of go.etcd.io/raft v3.7.0.
+//! *Contract.* go.etcd.io/raft v3.7.0, whose own scripts are run against this crate. We differ
+//! where it is unsafe or gets stuck: a sole voter answers reads only after its first commit, a
+//! leader that stepped down forgets the reads that waited, a proposal refused for its size leaves
+//! no trace, and a change of the configuration that could not be applied is replaced by an empty
+//! entry.
 
 mod confchange;
 mod config;

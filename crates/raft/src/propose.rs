@@ -89,6 +89,12 @@ impl Raft {
         }
     }
 
+    /// Whether a change of the configuration may be proposed now. A leader that has not applied the
+    /// one before, or its log when it came to lead, would put an empty entry in its place.
+    pub fn takes_changes(&self) -> bool {
+        self.role != Role::Leader || self.conf_change_until <= self.log.applied()
+    }
+
     fn append_proposals(&mut self, mut entries: Vec<Entry>) -> Result<Position, ProposeError> {
         if self.tracker.progress(self.config.id).is_none() {
             return Err(ProposeError::Removed);
@@ -117,11 +123,11 @@ impl Raft {
         Ok(Position { index: first, term: self.term })
     }
 
-    /// Whether the change is what may follow the present configuration: out of a joint one there is
-    /// only one way.
+    /// Whether the change may follow the present configuration, which is still that when it is
+    /// applied: what failed then would fail with every member.
     fn is_in_place(&self, change: &ConfChangeV2) -> bool {
-        let leaves = confchange::leaves_joint(change);
-        leaves == change.changes.is_empty() && leaves == self.tracker.configuration().is_joint()
+        confchange::leaves_joint(change) == change.changes.is_empty()
+            && self.tracker.clone().change(change, self.log.last().index).is_ok()
     }
 
     /// Accounts for data that is going to be proposed. Entries without any are never refused, nor

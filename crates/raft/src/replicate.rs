@@ -23,7 +23,7 @@ impl Raft {
     /// Sends whatever each member can take, and the commit index to whom it is news.
     pub(crate) fn broadcast_append(&mut self) {
         if self.config.gather {
-            self.append_due = true;
+            self.append_due = self.tracker.has_other_than(self.config.id);
             return;
         }
         self.each_other(|raft, id| {

@@ -15,6 +15,10 @@ use crate::log::Position;
 use crate::message;
 use crate::propose::ProposeError;
 
+/// Terms and indexes that are taken from others: none beyond is ever reached, and those up to it
+/// can be counted on without an overflow.
+pub(crate) const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// A message that changed nothing, and whose sender may want to know.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StepError {
@@ -40,6 +44,7 @@ impl Raft {
         if message::is_local(kind) {
             return Err(StepError::Local(kind));
         }
+        self.check_origin(&message, kind, from)?;
         if message::is_response(kind) && self.tracker.progress(from).is_none() {
             return Err(StepError::Stranger(from));
         }
@@ -61,6 +66,37 @@ impl Raft {
             return Ok(());
         }
         self.step_present_term(message, kind, from)
+    }
+
+    /// What no member ever sends, whatever its state.
+    fn check_origin(
+        &self,
+        message: &Message,
+        kind: MessageType,
+        from: MemberId,
+    ) -> Result<(), StepError> {
+        if message.term() > NUMBER_MAX {
+            return Err(StepError::Malformed("a term out of reach"));
+        }
+        let from_self = match kind {
+            // Promises of this member's own disk, and what others passed back to it.
+            MessageType::MsgAppResp => !message.reject(),
+            MessageType::MsgVoteResp
+            | MessageType::MsgPreVoteResp
+            | MessageType::MsgProp
+            | MessageType::MsgReadIndex
+            | MessageType::MsgTransferLeader => true,
+            _ => false,
+        };
+        if from == self.config.id && !from_self {
+            return Err(StepError::Malformed("a member does not send this to itself"));
+        }
+        // Who asks in its own name only has none until the message is sent.
+        let is_anonymous = matches!(kind, MessageType::MsgProp | MessageType::MsgReadIndex);
+        if from == MemberId::NONE && !is_anonymous {
+            return Err(StepError::Malformed("a message from nobody"));
+        }
+        Ok(())
     }
 
     fn step_present_term(
@@ -191,7 +227,7 @@ impl Raft {
         match kind {
             MessageType::MsgApp => self.step_append(message, from),
             MessageType::MsgHeartbeat => self.step_heartbeat(&message, from),
-            _ => self.step_snapshot(message.snapshot, from),
+            _ => self.step_snapshot(message, from),
         }
     }
 }

@@ -175,6 +175,11 @@ impl Tracker {
         self.progress.range(above).next().map(|(&id, _)| id)
     }
 
+    /// Whether somebody else takes part, in whatever way.
+    pub(crate) fn has_other_than(&self, id: MemberId) -> bool {
+        self.progress.len() > usize::from(self.progress.contains_key(&id))
+    }
+
     /// Whether `id` is the only one who votes.
     pub fn is_sole_voter(&self, id: MemberId) -> bool {
         let voters = &self.configuration.voters;

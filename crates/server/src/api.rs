@@ -12,7 +12,7 @@ use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, Response
 use store::{Operation, Response, Shared};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, FEATURE_GATES};
 use crate::member::Member;
 use crate::metrics::Metrics;
 
@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) fast_lease_keep_alive: bool,
+    /// Which feature gates are open, in the order of their table.
+    pub(crate) gates: Vec<bool>,
     pub(crate) watch: Limits,
 }
 
@@ -57,6 +59,7 @@ impl Options {
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
+            gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
             watch: Limits {
                 progress_interval,
                 fragment_bytes: config.receive_bytes_max(),

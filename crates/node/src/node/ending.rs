@@ -44,6 +44,7 @@ impl Node {
             return;
         }
         self.held.refuse(&Rejected::Stopped, &mut self.answers);
+        self.refuse_changes();
         if hand_over(&mut self.raft, connected) {
             self.ending = Ending::HandingOver(self.now + self.election());
         } else {

@@ -99,7 +99,7 @@ fn apply(
     history: &mut Vec<Event>,
     rng: &mut Rng,
 ) {
-    let next = member.shared().revision().next().0;
+    let next = member.revision().next().0;
     let (mut ops, mut used) = (Vec::new(), Vec::new());
     for _ in 0..=rng.below(3) {
         let key = *rng.pick(&KEYS);
@@ -186,7 +186,7 @@ fn random_watch(rng: &mut Rng, current: i64) -> WatchCreateRequest {
 
 #[test]
 fn every_watcher_hears_exactly_what_it_watches() {
-    let mut canceled = 0;
+    let (mut canceled, mut installs) = (0, 0);
     for seed in 0..40 {
         let mut rng = Rng::new(seed);
         let mut member = Member::new();
@@ -212,7 +212,8 @@ fn every_watcher_hears_exactly_what_it_watches() {
                     watchers.insert(id, watcher);
                 }
                 1 => member.commit(),
-                2 if rng.one_in(6) && current > compacted + 1 => {
+                2 if rng.one_in(6) && member.revision().0 > compacted + 1 => {
+                    let current = member.revision().0;
                     // Half the time everybody is up to date, and only starts in the past are
                     // hurt.
                     if rng.one_in(2) {
@@ -230,9 +231,18 @@ fn every_watcher_hears_exactly_what_it_watches() {
                     session.poll(Waker::noop()).unwrap();
                     note(watchers, session.take_responses(), compacted);
                 }
+                // For a while this member hears nothing; then it gets the whole state at once.
+                4 if rng.one_in(3) => {
+                    installs += 1;
+                    member.install();
+                    if rng.one_in(2) {
+                        member.cut_off();
+                    }
+                }
                 _ => apply(&mut member, &mut state, &mut history, &mut rng),
             }
         }
+        member.install();
         for (session, watchers) in &mut sessions {
             note(watchers, drain(session), compacted);
             for (id, watcher) in watchers {
@@ -254,6 +264,7 @@ fn every_watcher_hears_exactly_what_it_watches() {
         }
     }
     assert!(canceled > 5, "compaction canceled {canceled} watchers");
+    assert!(installs > 100, "{installs}");
 }
 
 #[test]

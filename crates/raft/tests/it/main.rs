@@ -1,8 +1,9 @@
-//! Scripts that drive one core and a disk that writes when told to, the scripts of
-//! go.etcd.io/raft, and whole groups by seed.
+//! Scripts that drive one core and a disk that writes when told to, those of go.etcd.io/raft
+//! itself, whole groups by seed, and noise.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by it, and says more")]
 
+mod noise;
 mod script;
 mod sim;
 mod upstream;

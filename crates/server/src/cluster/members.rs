@@ -1,5 +1,7 @@
 //! Changes of the members: checked here, put into the log, promotions at the leader.
 
+use std::borrow::Cow;
+
 use base::MemberId;
 use net::Url;
 use node::requests::Rejected;
@@ -111,7 +113,23 @@ pub(crate) async fn update(api: &Api, id: MemberId, urls: Vec<String>) -> Change
 pub(crate) async fn promote(api: &Api, id: MemberId) -> Changed {
     match promote_here(api, id).await {
         Err(Rejected::NotLeader) => promote_there(api, id).await,
-        done => done,
+        Err(error) => {
+            api.metrics.promotion_failed(told_to_members(&error).to_string());
+            Err(error)
+        }
+        Ok(members) => {
+            api.metrics.promotions.increment();
+            Ok(members)
+        }
+    }
+}
+
+/// What members tell each other of a refused promotion, where clients get another text.
+pub(crate) fn told_to_members(error: &Rejected) -> Cow<'static, str> {
+    match error {
+        Rejected::MemberNotFound => "membership: ID not found".into(),
+        Rejected::MemberNotLearner => "membership: can only promote a learner member".into(),
+        error => error.status().1,
     }
 }
 

@@ -194,16 +194,11 @@ async fn promote(api: &Api, path: &str) -> Answer {
 
 /// The other member tells these refusals apart by their texts.
 fn refused_promotion(error: &Rejected) -> Answer {
+    let text = members::told_to_members(error);
     match error {
-        Rejected::MemberNotFound => {
-            answer::error(StatusCode::NOT_FOUND, "membership: ID not found")
-        }
-        Rejected::MemberNotLearner => answer::error(
-            StatusCode::PRECONDITION_FAILED,
-            "membership: can only promote a learner member",
-        ),
-        Rejected::LearnerNotReady => {
-            answer::error(StatusCode::PRECONDITION_FAILED, &error.to_string())
+        Rejected::MemberNotFound => answer::error(StatusCode::NOT_FOUND, &text),
+        Rejected::MemberNotLearner | Rejected::LearnerNotReady => {
+            answer::error(StatusCode::PRECONDITION_FAILED, &text)
         }
         _ => {
             let text = r#"{"message":"Internal Server Error"}"#.to_owned();

@@ -74,10 +74,17 @@ fn consensus(page: &mut Page, api: &Api) {
         let labels = [("alarm_type", kind.as_str_name()), ("server_id", member.as_str())];
         page.sample("etcd_debugging_server_alarms", "Alarms raised.", gauge, &labels, 1.0);
     }
-    for (name, stage, is_on) in FEATURE_GATES {
+    let promoted = &metrics.promotions;
+    page.counter("etcd_server_learner_promote_successes", "Learners promoted.", promoted);
+    for (reason, count) in &*metrics.promotions_failed.lock() {
+        let labels = [("Reason", reason.as_str())];
+        let help = "Learners not promoted.";
+        page.count("etcd_server_learner_promote_failures", help, &labels, *count);
+    }
+    for ((name, stage, _), is_on) in FEATURE_GATES.into_iter().zip(&api.options.gates) {
         let labels = [("name", name), ("stage", stage)];
         let (metric, help) = ("etcd_server_feature_enabled", "Feature gates.");
-        page.sample(metric, help, gauge, &labels, flag(is_on));
+        page.sample(metric, help, gauge, &labels, flag(*is_on));
     }
 }
 

@@ -50,6 +50,9 @@ pub(crate) const CODES: [&str; 17] = [
 /// Versions of clients that are counted apart; further ones count as `other`.
 const CLIENT_VERSIONS_MAX: usize = 64;
 
+/// Reasons of failure that are counted apart.
+const REASONS_MAX: usize = 64;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -140,6 +143,9 @@ pub(crate) struct Metrics {
     methods: Vec<MethodMetrics>,
     client_requests: RwLock<BTreeMap<(&'static str, String), Arc<Counter>>>,
     health_checks: Mutex<BTreeMap<(&'static str, &'static str), HealthCheck>>,
+    pub(crate) promotions: Counter,
+    /// Learners that were not promoted, by the reason.
+    promotions_failed: Mutex<BTreeMap<String, u64>>,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
     pub(crate) health_success: Counter,
@@ -194,6 +200,8 @@ impl Default for Metrics {
             methods: METHODS.iter().map(|_| MethodMetrics::default()).collect(),
             client_requests: RwLock::default(),
             health_checks: Mutex::default(),
+            promotions: Counter::default(),
+            promotions_failed: Mutex::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             health_success: Counter::default(),
@@ -307,6 +315,14 @@ impl Metrics {
         let mut all = self.client_requests.write();
         let key = if all.len() < CLIENT_VERSIONS_MAX { key } else { (kind, "other".to_owned()) };
         all.entry(key).or_default().increment();
+    }
+
+    /// Counts a learner that was not promoted.
+    pub(crate) fn promotion_failed(&self, reason: String) {
+        let mut all = self.promotions_failed.lock();
+        if all.len() < REASONS_MAX || all.contains_key(&reason) {
+            *all.entry(reason).or_default() += 1;
+        }
     }
 
     /// Notes the result of one health check.

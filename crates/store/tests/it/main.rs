@@ -5,4 +5,5 @@ mod history;
 mod member;
 mod model;
 mod open;
+mod replace;
 mod scripts;

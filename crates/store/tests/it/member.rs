@@ -54,6 +54,16 @@ impl Member {
         }
     }
 
+    /// Takes up the state that another one's database holds. There is nothing to commit to after
+    /// that.
+    pub(crate) fn replace(&mut self, other: &Self) -> Result<(), store::OpenError> {
+        let view = other.database.as_ref().expect("open").view();
+        self.store().replace(view, Moment::default())?;
+        self.next = other.next;
+        self.log.clear();
+        Ok(())
+    }
+
     pub(crate) fn store(&mut self) -> &mut Store {
         self.store.as_mut().expect("open")
     }

@@ -12,5 +12,6 @@ mod driver;
 mod judge;
 mod lives;
 mod oracle;
+mod received;
 mod space;
 mod workload;

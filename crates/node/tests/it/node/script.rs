@@ -18,11 +18,20 @@ use prost::Message as _;
 use proto::etcdserverpb::InternalRaftRequest;
 use proto::membershippb::Attributes;
 use proto::raftpb::{
-    ConfChange, ConfChangeType, ConfState, Entry, HardState, Message, MessageType, Snapshot,
-    SnapshotMetadata,
+    ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState, Message, MessageType,
+    Snapshot, SnapshotMetadata,
 };
 
 type Out = Result<String, Box<dyn Error>>;
+
+fn removal(id: u64) -> ConfChange {
+    ConfChange {
+        id: Some(9),
+        r#type: Some(ConfChangeType::ConfChangeRemoveNode.into()),
+        node_id: Some(id),
+        context: None,
+    }
+}
 
 /// A state that says what the script tells it.
 #[derive(Clone, Default)]
@@ -123,7 +132,7 @@ fn show_entry(entry: &Entry) -> String {
     if entry.data().is_empty() {
         return format!("{at} empty");
     }
-    if entry.r#type() == proto::raftpb::EntryType::EntryConfChange {
+    if entry.r#type() == EntryType::EntryConfChange {
         let change = ConfChange::decode(entry.data().to_vec().as_slice()).unwrap_or_default();
         return format!("{at} {:?} {}", change.r#type(), change.node_id());
     }
@@ -194,7 +203,7 @@ impl Runner {
         let mut entries: Vec<Entry> = (base + 1..=last).map(entry).collect();
         if args.text("bootstrap") == Some("true") {
             let add = ConfChange { node_id: Some(1), ..ConfChange::default() };
-            entries[0].r#type = Some(proto::raftpb::EntryType::EntryConfChange.into());
+            entries[0].r#type = Some(EntryType::EntryConfChange.into());
             entries[0].data = Some(add.encode_to_vec().into());
         }
         let started = Started {
@@ -336,7 +345,7 @@ impl Runner {
                 self.pending.changes += entries.len();
                 let conf_changes = entries
                     .iter()
-                    .filter(|entry| entry.r#type() != proto::raftpb::EntryType::EntryNormal)
+                    .filter(|entry| entry.r#type() != EntryType::EntryNormal)
                     .map(|entry| ConfChange::decode(entry.data().to_vec().as_slice()));
                 ApplyReceipt::Entries {
                     index: self.applied,
@@ -429,6 +438,12 @@ impl Runner {
             MessageType::MsgProp => {
                 let data = args.text("data").unwrap_or("forwarded").to_owned();
                 entries = vec![Entry { data: Some(data.into()), ..Entry::default() }];
+                if let Some(id) = args.text("remove") {
+                    let change = removal(id.parse()?).encode_to_vec();
+                    let kind = EntryType::EntryConfChange.into();
+                    let entry = Entry { data: Some(change.into()), ..Entry::default() };
+                    entries = vec![Entry { r#type: Some(kind), ..entry }];
+                }
             }
             MessageType::MsgReadIndexResp => {
                 let data = self.asked.ok_or("nothing was asked")?.to_be_bytes().to_vec();
@@ -517,12 +532,7 @@ impl Runner {
                 self.node()?.handle(Input::MemberVersions { versions });
             }
             "remove" => {
-                let change = ConfChange {
-                    id: Some(9),
-                    r#type: Some(ConfChangeType::ConfChangeRemoveNode.into()),
-                    node_id: Some(args.first(0)?),
-                    context: None,
-                };
+                let change = removal(args.first(0)?);
                 self.node()?.handle(Input::ProposeConfChange { id: RequestId(9), change });
             }
             "stop" => {

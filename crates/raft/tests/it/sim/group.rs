@@ -399,11 +399,13 @@ impl Group {
 
     fn change_one(&mut self, id: u64) {
         let one = self.change();
-        let change =
-            ConfChange { r#type: one.r#type, node_id: one.node_id, ..ConfChange::default() };
-        self.with(id, |raft| {
-            let _refused = raft.propose_conf_change(&change);
-        });
+        if self.stays_able(id, &[one]) {
+            let (r#type, node_id) = (one.r#type, one.node_id);
+            let change = ConfChange { r#type, node_id, ..ConfChange::default() };
+            self.with(id, |raft| {
+                let _refused = raft.propose_conf_change(&change);
+            });
+        }
     }
 
     /// Several at once; or the end of a joint change, if one is under way.
@@ -417,14 +419,33 @@ impl Group {
             1 => ConfChangeTransition::JointImplicit,
             _ => ConfChangeTransition::JointExplicit,
         };
-        let change = ConfChangeV2 {
-            transition: Some(transition.into()),
-            changes: (0..count).map(|_| self.change()).collect(),
-            context: None,
+        let changes: Vec<_> = (0..count).map(|_| self.change()).collect();
+        if self.stays_able(id, &changes) {
+            let transition = Some(transition.into());
+            let change = ConfChangeV2 { transition, changes, context: None };
+            self.with(id, |raft| {
+                let _refused = raft.propose_conf_change_v2(&change);
+            });
+        }
+    }
+
+    /// Whether who stays can elect a leader also while it does not know yet that the change was
+    /// committed: a majority of the old voters stays, and nobody who stays becomes a learner
+    /// (with a longer log it could neither lead nor vote for another). The library has the same
+    /// limits, and etcd makes no such change.
+    fn stays_able(&self, id: u64, changes: &[ConfChangeSingle]) -> bool {
+        let raft = self.machines[&id].raft.as_ref().unwrap();
+        let before = &raft.tracker().configuration().voters.incoming.0;
+        let goes = |voter: &MemberId| {
+            changes.iter().any(|it| {
+                it.node_id() == voter.0 && it.r#type() == ConfChangeType::ConfChangeRemoveNode
+            })
         };
-        self.with(id, |raft| {
-            let _refused = raft.propose_conf_change_v2(&change);
+        let demotes = changes.iter().any(|it| {
+            it.r#type() == ConfChangeType::ConfChangeAddLearnerNode
+                && before.contains(&MemberId(it.node_id()))
         });
+        !demotes && before.iter().filter(|voter| !goes(voter)).count() > before.len() / 2
     }
 
     // ---- faults ----

@@ -10,7 +10,7 @@ mod machine;
 use group::Group;
 
 /// How many groups are tried. Each one is repeated by its number alone.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 250;
 
 #[test]
 fn groups_agree_and_recover() {

@@ -99,6 +99,8 @@ struct Slot {
     /// When it starts again.
     down_until: Moment,
     seed: u64,
+    /// It was told that it is removed.
+    is_removed: bool,
     /// It was removed, and ended.
     gone: bool,
 }
@@ -356,12 +358,26 @@ impl World {
                 }
             }
             Err(End::Removed) => {
-                let slot = self.slots.get_mut(&id).expect("a slot");
-                let member = slot.member.take().expect("it was running");
-                self.seen.note(&member);
-                self.seen.removed += 1;
-                slot.gone = true;
+                self.slots.get_mut(&id).expect("a slot").is_removed = true;
             }
+        }
+        self.take_away(id);
+    }
+
+    /// Takes a removed member away, but not before another one knows that it is removed: a leader
+    /// that leaves one who has not heard of it, and who needs its vote, leaves nobody. (So it is
+    /// with etcd.)
+    fn take_away(&mut self, id: MemberId) {
+        if !self.slots[&id].is_removed {
+            return;
+        }
+        let knows = |member: &Member| member.shared().removed_members().contains(&id);
+        let is_known = self.running().any(|member| member.id != id && knows(member));
+        let slot = self.slots.get_mut(&id).expect("a slot");
+        if is_known && let Some(member) = slot.member.take() {
+            self.seen.note(&member);
+            self.seen.removed += 1;
+            slot.gone = true;
         }
     }
 
@@ -633,7 +649,9 @@ impl World {
                 self.slots.insert(id, slot);
                 (ConfChangeType::ConfChangeAddLearnerNode, id, Some(member.to_json()))
             }
-            _ if voters.len() > self.founders.len() => {
+            // With less, one that has lost what it knew of the commit index could need the vote of
+            // the one that was removed, and knows it. (So it is with etcd.)
+            _ if voters.len() > 3 => {
                 let id = *self.rng.pick(&voters);
                 (ConfChangeType::ConfChangeRemoveNode, id, None)
             }
@@ -752,7 +770,7 @@ impl Slot {
         let disk = Faulty::new(rng.next_u64());
         let settings = Settings::draw(rng);
         let down_until = Moment::default();
-        Self { disk, settings, member: None, down_until, seed: 0, gone: false }
+        Self { disk, settings, member: None, down_until, seed: 0, is_removed: false, gone: false }
     }
 }
 
