@@ -23,6 +23,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -617,10 +618,10 @@ impl File for Handle {
         Ok(())
     }
 
-    fn written_from(&self, offset: u64) -> io::Result<u64> {
+    fn unwritten(&self, offset: u64) -> io::Result<Range<u64>> {
         let mut state = self.disk.0.lock();
         state.alive()?;
-        Ok(state.file(self.inode)?.live.written_from(offset))
+        Ok(state.file(self.inode)?.live.unwritten(offset))
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

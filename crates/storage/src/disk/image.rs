@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,10 +65,17 @@ impl Blob {
         Ok(())
     }
 
-    /// Where, from `offset` on, a page has been written; the length when none has.
-    pub fn written_from(&self, offset: u64) -> u64 {
-        let next = self.pages.range(offset / PAGE_BYTES..).next();
-        next.map_or(self.len, |(number, _)| number * PAGE_BYTES).max(offset)
+    /// The first stretch from `offset` on whose pages have not been written; empty, at the end,
+    /// when there is none.
+    pub fn unwritten(&self, offset: u64) -> Range<u64> {
+        let mut at = offset;
+        for number in self.pages.range(offset / PAGE_BYTES..).map(|(number, _)| *number) {
+            if number * PAGE_BYTES > at {
+                return at..number * PAGE_BYTES;
+            }
+            at = (number + 1) * PAGE_BYTES;
+        }
+        at.min(self.len)..self.len
     }
 
     /// Writes `bytes` at `offset`, growing when needed.
@@ -223,9 +231,10 @@ mod tests {
                 assert_eq!(blob.to_vec(), model);
                 assert_eq!(blob.len(), model.len() as u64);
                 let from = u.int_in_range(0..=model.len())?;
-                let written = blob.written_from(from as u64) as usize;
-                assert!((from..=model.len()).contains(&written));
-                assert!(model[from..written].iter().all(|byte| *byte == 0));
+                let hole = blob.unwritten(from as u64);
+                let hole = hole.start as usize..hole.end as usize;
+                assert!(from <= hole.start && hole.end <= model.len());
+                assert!(model[hole].iter().all(|byte| *byte == 0));
             }
             Ok(())
         });

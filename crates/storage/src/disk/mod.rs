@@ -11,6 +11,7 @@
 //! *Absent.* Memory mapping, buffering, asynchronous I/O.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,9 +75,9 @@ pub trait File: Send + Sync {
     }
     /// Reads at `offset` until `buffer` is full; `UnexpectedEof` when the file ends before.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-    /// Where, from `offset` on, something may have been written: all bytes between are zero. The
-    /// length of the file when nothing was; `offset` itself when the file system cannot tell.
-    fn written_from(&self, offset: u64) -> io::Result<u64>;
+    /// The first stretch from `offset` on that is known to have never been written, so that it is
+    /// zero; empty, at the end of the file, when there is none or the file system cannot tell.
+    fn unwritten(&self, offset: u64) -> io::Result<Range<u64>>;
     /// Writes all of `bytes` at `offset`, growing the file when needed.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `len` bytes.

@@ -29,6 +29,9 @@ const SECTOR: u64 = 512;
 /// Bytes read at once, if a record needs no more.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
+/// Written stretches of unused space that are told apart.
+const STRETCHES_MAX: usize = 64;
+
 /// What unused space is compared with.
 static ZEROS: [u8; 4096] = [0; 4096];
 
@@ -238,23 +241,35 @@ impl Reader {
 
     /// Whether the file is zero from `start` to `end`.
     fn is_zero(&mut self, start: u64, end: u64) -> io::Result<bool> {
-        let mut at = start;
-        while at < end {
-            if end - at > CHUNK_BYTES {
-                let written = self.file.written_from(at)?.clamp(at, end);
-                if written > at {
-                    at = written;
-                    continue;
+        for written in self.written(start, end)? {
+            let mut at = written.start;
+            while at < written.end {
+                let count = (written.end - at).min(CHUNK_BYTES);
+                let zero = |block: &[u8]| block == &ZEROS[..block.len()];
+                if !self.bytes(at, count)?.chunks(ZEROS.len()).all(zero) {
+                    return Ok(false);
                 }
+                at += count;
             }
-            let count = (end - at).min(CHUNK_BYTES);
-            let zero = |block: &[u8]| block == &ZEROS[..block.len()];
-            if !self.bytes(at, count)?.chunks(ZEROS.len()).all(zero) {
-                return Ok(false);
-            }
-            at += count;
         }
         Ok(true)
+    }
+
+    /// What of `start..end` may have been written. All of it is looked up before any of it is read:
+    /// what a read brings into the page cache, more than it asks for, counts as written.
+    fn written(&self, start: u64, end: u64) -> io::Result<Vec<Range<u64>>> {
+        let (mut stretches, mut at) = (Vec::new(), start);
+        while end - at > CHUNK_BYTES && stretches.len() < STRETCHES_MAX {
+            let hole = self.file.unwritten(at)?;
+            let (from, to) = (hole.start.clamp(at, end), hole.end.clamp(at, end));
+            if from == to {
+                break;
+            }
+            stretches.push(at..from);
+            at = to;
+        }
+        stretches.push(at..end);
+        Ok(stretches)
     }
 
     /// Whether the frame at the position is whole with another bit of its length changed.
