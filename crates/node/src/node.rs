@@ -9,7 +9,7 @@
 //!    commit index of at least *i*.
 //! 4. A snapshot record follows the database commit that covers it, and the release of segments
 //!    follows the record.
-//! 5. database <= applied <= committed; applied + [`base::limits::APPLY_BACKLOG_MAX`] bounds what is
+//! 5. database <= applied <= committed; applied + `limits::APPLY_BACKLOG_MAX` bounds what is
 //!    taken in.
 //! 6. A received snapshot is installed when the log has synced it, everything handed out before is
 //!    applied, and no commit of the database is under way; nothing after it is handed out before.
