@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   tidy                 house rules that a program can check
   cluster [MEMBERS]    three members on 2379, 22379 and 32379, until ctrl-c
   codegen              the Rust code of the wire messages, from crates/proto/proto
-  perf [ROUNDS]        load beside real etcd; needs Go and a release build
+  perf [ROUNDS [MEMBERS]]  load beside real etcd; needs Go and a release build
   perf memory          what a million keys take, beside real etcd
   prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md; --small for a trial";
 
@@ -49,8 +49,9 @@ fn run(words: &[&str]) -> Result<()> {
         ["cluster", members] => cluster::run(&root(), members),
         ["codegen"] => codegen::write(),
         ["perf", "memory"] => perf::memory_beside_etcd(&root()),
-        ["perf"] => perf::beside_etcd(&root(), 1),
-        ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?),
+        ["perf"] => perf::beside_etcd(&root(), 1, 1),
+        ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?, 1),
+        ["perf", rounds, members] => perf::beside_etcd(&root(), rounds.parse()?, members.parse()?),
         ["prove", words @ ..] => prove::run(&root(), words),
         _ => bail!("{USAGE}"),
     }

@@ -438,10 +438,9 @@ async fn watch_leader(member: Member, leaderless: watch::Sender<u64>, election: 
 async fn compact(api: Arc<Api>, mut compactor: Compactor) {
     loop {
         tokio::time::sleep(compactor.interval()).await;
-        if api.member.status().leader != api.member.id() {
-            continue;
-        }
-        let Some(at) = compactor.tick(api.now(), api.store.revision()) else { continue };
+        // Who follows notes revisions, too, so that it knows what to keep when it comes to lead.
+        let due = compactor.tick(api.now(), api.store.revision());
+        let Some(at) = due.filter(|_| api.member.is_leader()) else { continue };
         let compaction = CompactionRequest { revision: at.get(), physical: false };
         log::info("starting auto compaction").field("revision", &at.get()).emit();
         let request =

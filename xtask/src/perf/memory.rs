@@ -22,16 +22,15 @@ pub(super) fn run(tools: &Tools, contestants: &[Contestant]) -> Result<String> {
          resident MiB | start, peak MiB |\n|---|---|---|---|---|\n",
     );
     for contestant in contestants {
-        let server = Server::start(&contestant.binary)?;
+        let server = Server::start(&contestant.binary, 1)?;
         benchmark(tools, &server.endpoint, WRITE)?;
         ensure_all_there(tools, &server)?;
         let written = server.memory_mib("VmRSS:")?;
-        // 5 sets VmHWM back to what is resident now (proc_pid_clear_refs(5)).
-        std::fs::write(format!("/proc/{}/clear_refs", server.child.id()), "5")?;
+        server.forget_peak()?;
         range_over_all(tools, &server)?;
         let ranged = server.peak_mib()?;
         let directory = server.stop()?;
-        let server = Server::start_on(&contestant.binary, directory)?;
+        let server = Server::start_on(&contestant.binary, 1, directory)?;
         ensure_all_there(tools, &server)?;
         let (restarted, start) = (server.memory_mib("VmRSS:")?, server.peak_mib()?);
         server.stop()?;

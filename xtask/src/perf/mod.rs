@@ -107,68 +107,84 @@ struct Figures {
     memory_mib: f64,
 }
 
+/// One member, or several that are a cluster.
 struct Server {
-    child: Child,
+    members: Vec<Child>,
+    /// Of all members, with commas between them.
     endpoint: String,
     directory: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(binary: &Path) -> Result<Self> {
-        Self::start_on(binary, tempfile::tempdir()?)
+    fn start(binary: &Path, members: usize) -> Result<Self> {
+        Self::start_on(binary, members, tempfile::tempdir()?)
     }
 
-    /// Starts a member on what an earlier one left.
-    fn start_on(binary: &Path, directory: tempfile::TempDir) -> Result<Self> {
-        let (client, peer) = (free_port()?, free_port()?);
-        let client_url = format!("http://127.0.0.1:{client}");
-        let peer_url = format!("http://127.0.0.1:{peer}");
-        let log = std::fs::File::create(directory.path().join("log"))?;
-        let child = Command::new(binary)
-            .arg("--name=m0")
-            .arg(format!("--data-dir={}", directory.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"))
-            .arg(format!("--listen-peer-urls={peer_url}"))
-            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=m0={peer_url}"))
-            .args(["--log-level=error", "--quota-backend-bytes=8000000000"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
-        let endpoint = format!("127.0.0.1:{client}");
-        let server = Self { child, endpoint, directory };
+    /// Starts members on what earlier ones left.
+    fn start_on(binary: &Path, members: usize, directory: tempfile::TempDir) -> Result<Self> {
+        let mut ports = Vec::new();
+        for _ in 0..members {
+            ports.push((free_port()?, free_port()?));
+        }
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let initial: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(at, (_, peer))| format!("m{at}={}", url(*peer)))
+            .collect();
+        let initial = initial.join(",");
+        let endpoints: Vec<_> =
+            ports.iter().map(|(client, _)| format!("127.0.0.1:{client}")).collect();
+        let endpoint = endpoints.join(",");
+        let mut server = Self { members: Vec::new(), endpoint, directory };
+        for (at, (client, peer)) in ports.iter().enumerate() {
+            let path = |name: &str| server.directory.path().join(format!("{name}{at}"));
+            let log = std::fs::File::create(path("log"))?;
+            let child = Command::new(binary)
+                .arg(format!("--name=m{at}"))
+                .arg(format!("--data-dir={}", path("data").display()))
+                .arg(format!("--listen-client-urls={}", url(*client)))
+                .arg(format!("--advertise-client-urls={}", url(*client)))
+                .arg(format!("--listen-peer-urls={}", url(*peer)))
+                .arg(format!("--initial-advertise-peer-urls={}", url(*peer)))
+                .arg(format!("--initial-cluster={initial}"))
+                .args(["--log-level=error", "--quota-backend-bytes=8000000000"])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .with_context(|| format!("starting {}", binary.display()))?;
+            server.members.push(child);
+        }
         let started = Instant::now();
-        while !server.healthy() {
-            ensure!(started.elapsed() < READY_MAX, "{} is not healthy", binary.display());
-            std::thread::sleep(Duration::from_millis(50));
+        for endpoint in endpoints {
+            while !healthy(&endpoint) {
+                if started.elapsed() > READY_MAX {
+                    server.stop()?;
+                    bail!("{} is not healthy", binary.display());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
         Ok(server)
     }
 
-    fn healthy(&self) -> bool {
-        let probe = || -> std::io::Result<bool> {
-            let mut stream = TcpStream::connect(&self.endpoint)?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            stream.write_all(b"GET /health HTTP/1.1\r\nHost: m0\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer.contains("\"health\":\"true\""))
-        };
-        probe().unwrap_or(false)
+    /// A figure of every member's process, added up.
+    fn sum(&self, of: impl Fn(u32) -> Result<f64>) -> Result<f64> {
+        self.members.iter().map(|member| of(member.id())).sum()
     }
 
-    /// CPU seconds that the process has used.
+    /// CPU seconds that the processes have used.
     fn cpu_seconds(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> =
-            text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| -> Result<f64> {
-            Ok(fields.get(at).context("a short stat line")?.parse::<f64>()?)
-        };
-        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+        self.sum(|process| {
+            let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+            let fields: Vec<&str> =
+                text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            let ticks = |at: usize| -> Result<f64> {
+                Ok(fields.get(at).context("a short stat line")?.parse::<f64>()?)
+            };
+            Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+        })
     }
 
     /// The most memory that was ever resident, in MiB.
@@ -176,26 +192,53 @@ impl Server {
         self.memory_mib("VmHWM:")
     }
 
-    /// A line of the process's status, in MiB.
+    /// A line of the processes' status, in MiB.
     fn memory_mib(&self, name: &str) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find(|line| line.starts_with(name)).context("no such figure")?;
-        let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
-        Ok(kib / 1024.0)
+        self.sum(|process| {
+            let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+            let line =
+                text.lines().find(|line| line.starts_with(name)).context("no such figure")?;
+            let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;
+            Ok(kib / 1024.0)
+        })
     }
 
-    /// Ends the member, and returns its directory.
+    /// Sets the peak back to what is resident now (proc_pid_clear_refs(5)).
+    fn forget_peak(&self) -> Result<()> {
+        for member in &self.members {
+            std::fs::write(format!("/proc/{}/clear_refs", member.id()), "5")?;
+        }
+        Ok(())
+    }
+
+    /// Ends the members, and returns their directory.
     fn stop(mut self) -> Result<tempfile::TempDir> {
-        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        for member in &self.members {
+            Command::new("kill").arg(member.id().to_string()).status()?;
+        }
         let asked = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            if asked.elapsed() > STOP_MAX {
-                self.child.kill()?;
+        for member in &mut self.members {
+            while member.try_wait()?.is_none() {
+                if asked.elapsed() > STOP_MAX {
+                    member.kill()?;
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
         Ok(self.directory)
     }
+}
+
+fn healthy(endpoint: &str) -> bool {
+    let probe = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(endpoint)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: m0\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains("\"health\":\"true\""))
+    };
+    probe().unwrap_or(false)
 }
 
 fn free_port() -> Result<u16> {
@@ -246,8 +289,8 @@ fn number_after(output: &str, before: &str) -> Option<f64> {
     output[at..].split_whitespace().next()?.parse().ok()
 }
 
-fn measure(tools: &Tools, contestant: &Contestant, work: &Work) -> Result<Figures> {
-    let server = Server::start(&contestant.binary)?;
+fn measure(tools: &Tools, contestant: &Contestant, members: usize, work: &Work) -> Result<Figures> {
+    let server = Server::start(&contestant.binary, members)?;
     prepare(tools, &server.endpoint, work.setup)?;
     let before = server.cpu_seconds()?;
     let output = benchmark(tools, &server.endpoint, work.arguments)?;
@@ -273,11 +316,12 @@ fn median(rounds: &[Figures], of: impl Fn(&Figures) -> f64) -> f64 {
     values[values.len() / 2]
 }
 
-/// Builds real etcd and its tools, loads it and ours, and prints the tables as evidence.
-pub(crate) fn beside_etcd(root: &Path, rounds: usize) -> Result<()> {
-    ensure!(rounds > 0, "no rounds, no figures");
+/// Builds real etcd and its tools, loads it and ours, and prints the tables as evidence. CPU and
+/// memory are those of all members together.
+pub(crate) fn beside_etcd(root: &Path, rounds: usize, members: usize) -> Result<()> {
+    ensure!(rounds > 0 && members > 0, "no rounds or no members, no figures");
     let (tools, contestants) = prepare_rivals(root)?;
-    for line in run(&tools, &contestants, rounds)?.lines() {
+    for line in run(&tools, &contestants, members, rounds)?.lines() {
         println!("evidence: {line}");
     }
     Ok(())
@@ -311,7 +355,7 @@ fn prepare_rivals(root: &Path) -> Result<(Tools, [Contestant; 2])> {
 
 /// Runs all works `rounds` times, the contestants in turn, and returns the report as Markdown:
 /// medians, then ratios of the others to the first contestant.
-fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> Result<String> {
+fn run(tools: &Tools, contestants: &[Contestant], members: usize, rounds: usize) -> Result<String> {
     let mut report = String::from(
         "| work | server | ops/s | p50 ms | p99 ms | server CPU us/op | peak memory MiB |\n\
          |---|---|---|---|---|---|---|\n",
@@ -322,7 +366,7 @@ fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> Result<Strin
         let mut figures: Vec<Vec<Figures>> = contestants.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (contestant, figures) in contestants.iter().zip(&mut figures) {
-                figures.push(measure(tools, contestant, work)?);
+                figures.push(measure(tools, contestant, members, work)?);
             }
         }
         let columns: Vec<[f64; 5]> = figures

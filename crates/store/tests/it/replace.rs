@@ -42,7 +42,7 @@ fn add(id: u64) -> ConfChange {
 
 /// What both have applied.
 fn common(member: &mut Member) {
-    member.change(&add(1)).unwrap();
+    member.change(&add(1)).expect("a member");
     for request in [grant(7), put("gone", 7), put("kept", 0)] {
         member.apply(request);
     }
