@@ -430,6 +430,8 @@ func (r *refuser) learner() {
 	r.askInTurn(r.leader, question{"promote a learner that never started", promote(silent)})
 	r.askInTurn(r.follower, question{"promote it through a follower", promote(silent)})
 	r.waitConnected(r.leader)
+	// An id is made of the address and the second: in the same one it is the id that is there already.
+	time.Sleep(time.Second)
 	r.askInTurn(r.leader,
 		question{"add its address again", add(url)},
 		question{"add a voter beside it", add("http://127.0.0.1:10")},
