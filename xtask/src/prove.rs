@@ -144,11 +144,13 @@ const PROOFS: [Proof; 10] = [
     Proof {
         name: "performance",
         claim: "Load beside real etcd in one run, three rounds in turn, medians; ratios below. One \
-                member, then three; with three, CPU and memory are those of all together.",
+                member, then three; with three, CPU and memory are those of all together. At \
+                last what a million keys take in memory.",
         commands: &[
             BUILD,
             line(".", &[], &["cargo", "xtask", "perf", "3"]),
             line(".", &[], &["cargo", "xtask", "perf", "3", "3"]),
+            line(".", &[], &["cargo", "xtask", "perf", "memory"]),
         ],
     },
     Proof {
