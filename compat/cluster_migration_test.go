@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -39,17 +40,29 @@ func migrate(t *testing.T, m mix, step func(*testing.T, *harness.Cluster, *harne
 	l := startLoad(t, c, 6, seed)
 	progress(t, l, 300)
 	begun := time.Now()
-	for _, kind := range kinds[1:] {
+	for at, kind := range kinds[1:] {
 		// Followers first, the leader last, so that leadership moves as seldom as possible.
 		leader := c.WaitLeader()
-		for _, old := range append(c.Others(leader), leader) {
-			step(t, c, old, kind)
-			progress(t, l, 100)
+		olds := append(c.Others(leader), leader)
+		// While one member of 3.6 is left, the others can go back to 3.6.
+		left := 0
+		if kind != harness.Real36 && slices.Contains(kinds[at+2:], harness.Real36) {
+			left = 1
 		}
-		for _, now := range c.Members {
-			if now.Kind != kind || !now.Running() {
-				t.Errorf("%s is %s, not %s", now.Name, now.Kind, kind)
+		for _, old := range olds[:len(olds)-left] {
+			if old.Kind != kind {
+				step(t, c, old, kind)
+				progress(t, l, 100)
 			}
+		}
+		changed := 0
+		for _, now := range c.Members {
+			if now.Kind == kind && now.Running() {
+				changed++
+			}
+		}
+		if changed != len(c.Members)-left {
+			t.Errorf("%d members are %s", changed, kind)
 		}
 		progress(t, l, 300)
 	}

@@ -151,6 +151,11 @@ func (m *Member) History(to int64) ([]Event, error) {
 		return nil, err
 	}
 	defer conn.Close()
+	return HistoryOver(conn, to)
+}
+
+// HistoryOver is History of the member at the other end of a connection.
+func HistoryOver(conn *grpc.ClientConn, to int64) ([]Event, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ReadMax)
 	defer cancel()
 	hash, err := pb.NewMaintenanceClient(conn).HashKV(ctx, &pb.HashKVRequest{Revision: to})

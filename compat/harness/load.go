@@ -284,6 +284,9 @@ func (l *Load) acknowledge(e Event) {
 	l.lastAck.Store(int64(time.Since(l.started)))
 }
 
+// Members are the endpoints of the cluster as the client knows them now.
+func (l *Load) Members() []string { return l.client.Endpoints() }
+
 // Stop ends the workers, lets the watch arrive at the end and tells what went wrong for the
 // application.
 func (l *Load) Stop() []string {

@@ -226,7 +226,7 @@ const PROOFS: [Proof; 10] = [
                 "^TestMigration$",
                 &[
                     ("COMPAT_MIGRATIONS", "10/1"),
-                    ("COMPAT_MIX", "EQE,6Q,6QE/EQE"),
+                    ("COMPAT_MIX", "EQE,6Q6,6QE/EQE"),
                     ("COMPAT_SEED", "SEED"),
                 ]
             ),
