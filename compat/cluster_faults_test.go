@@ -157,8 +157,7 @@ func nemesis(t *testing.T, m mix, strokes int) {
 	seed := seedOf(t)
 	random := rand.New(rand.NewSource(seed))
 	c := harness.LaunchCluster(t, true, m.kinds(), "--snapshot-count=200", "--snapshot-catchup-entries=50")
-	l := startLoad(t, c, 3, seed)
-	l.GiveUp = 2 * time.Minute // the majority may be gone for long
+	l := startPatientLoad(t, c, 3, seed, 2*time.Minute) // the majority may be gone for long
 	r := startRegisters(c, seed)
 	var dead []*harness.Member
 	for range strokes {

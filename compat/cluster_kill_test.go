@@ -18,7 +18,7 @@ func TestClusterKills(t *testing.T) {
 func leaderKills(t *testing.T, m mix, rounds int) {
 	seed := seedOf(t)
 	c := harness.LaunchCluster(t, false, m.kinds(), "--snapshot-count=1000")
-	l := startLoad(t, c, 6, seed)
+	l := startPatientLoad(t, c, 6, seed, time.Minute) // a request may meet one kill after the other
 	var elections, silences []time.Duration
 	for round := range rounds {
 		progress(t, l, 200)

@@ -58,10 +58,17 @@ func seedOf(t *testing.T) int64 {
 // startLoad lets an application work on a cluster.
 func startLoad(t *testing.T, c *harness.Cluster, workers int, seed int64) *harness.Load {
 	t.Helper()
+	return startPatientLoad(t, c, workers, seed, 20*time.Second)
+}
+
+// startPatientLoad lets an application work that gives up a request after some time.
+func startPatientLoad(t *testing.T, c *harness.Cluster, workers int, seed int64, giveUp time.Duration) *harness.Load {
+	t.Helper()
 	l, err := harness.NewLoad(harness.Endpoints(c.Running()))
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.GiveUp = giveUp
 	l.Start(workers, seed)
 	return l
 }
