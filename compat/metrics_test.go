@@ -184,7 +184,7 @@ var absent = []string{"go_", "etcd_server_go_version", "etcd_grpc_proxy_", "etcd
 	"etcd_debugging_mvcc_db_compaction_keys_total", "etcd_debugging_mvcc_db_compaction_pause_",
 	"etcd_debugging_mvcc_index_compaction_pause_", "etcd_debugging_server_lease_expired_total",
 	"etcd_debugging_snap_save_", "etcd_disk_backend_defrag_duration_seconds", "etcd_disk_wal_write_",
-	"etcd_server_heartbeat_send_failures_total", "etcd_server_learner_promote_",
+	"etcd_server_heartbeat_send_failures_total",
 	"etcd_server_slow_read_indexes_total", "etcd_server_snapshot_apply_in_progress_total", "etcd_snap_",
 	"process_network_", "promhttp_metric_handler_requests_in_flight"}
 
