@@ -68,6 +68,12 @@ impl Observer for Watcher {
         log::info("elected leader").text("leader", &leader).field("term", &term).emit();
     }
 
+    fn disk_stalled(&self) {
+        self.metrics.disk_stalls.increment();
+        log::warn("the disk has not answered for an election timeout; leadership is handed over")
+            .emit();
+    }
+
     fn meta_page_damaged(&self, what: &str) {
         log::warn("used the other meta page of the database").field("damage", what).emit();
     }

@@ -30,7 +30,7 @@ pub(super) fn run(tools: &Tools, contestants: &[Contestant]) -> Result<String> {
         range_over_all(tools, &server)?;
         let ranged = server.peak_mib()?;
         let directory = server.stop()?;
-        let server = Server::start_on(&contestant.binary, 1, directory)?;
+        let server = Server::start_on(&contestant.binary, 1, directory, &[])?;
         ensure_all_there(tools, &server)?;
         let (restarted, start) = (server.memory_mib("VmRSS:")?, server.peak_mib()?);
         server.stop()?;

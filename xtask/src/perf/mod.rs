@@ -5,6 +5,7 @@
 //! work is bounded in count.
 
 mod memory;
+mod snapshot;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -21,6 +22,8 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Clock ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// How often a member gets a snapshot.
+const SNAPSHOT_ROUNDS: usize = 5;
 
 /// One piece of work: what is written before, and what is measured.
 struct Work {
@@ -93,6 +96,7 @@ struct Contestant {
 }
 
 /// Where etcd's load generator and client are.
+#[derive(Clone)]
 struct Tools {
     benchmark: PathBuf,
     etcdctl: PathBuf,
@@ -117,11 +121,16 @@ struct Server {
 
 impl Server {
     fn start(binary: &Path, members: usize) -> Result<Self> {
-        Self::start_on(binary, members, tempfile::tempdir()?)
+        Self::start_on(binary, members, tempfile::tempdir()?, &[])
     }
 
-    /// Starts members on what earlier ones left.
-    fn start_on(binary: &Path, members: usize, directory: tempfile::TempDir) -> Result<Self> {
+    /// Starts members on what earlier ones left, with these flags, too.
+    fn start_on(
+        binary: &Path,
+        members: usize,
+        directory: tempfile::TempDir,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut ports = Vec::new();
         for _ in 0..members {
             ports.push((free_port()?, free_port()?));
@@ -149,6 +158,7 @@ impl Server {
                 .arg(format!("--initial-advertise-peer-urls={}", url(*peer)))
                 .arg(format!("--initial-cluster={initial}"))
                 .args(["--log-level=error", "--quota-backend-bytes=8000000000"])
+                .args(flags)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
@@ -230,15 +240,17 @@ impl Server {
 }
 
 fn healthy(endpoint: &str) -> bool {
-    let probe = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(endpoint)?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: m0\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.contains("\"health\":\"true\""))
-    };
-    probe().unwrap_or(false)
+    fetch(endpoint, "/health").is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+}
+
+/// What a member answers to a GET, its head included.
+fn fetch(endpoint: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(endpoint)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: m0\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn free_port() -> Result<u16> {
@@ -311,7 +323,10 @@ fn measure(tools: &Tools, contestant: &Contestant, members: usize, work: &Work) 
 }
 
 fn median(rounds: &[Figures], of: impl Fn(&Figures) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+    median_of(rounds.iter().map(of).collect())
+}
+
+fn median_of(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -331,6 +346,15 @@ pub(crate) fn beside_etcd(root: &Path, rounds: usize, members: usize) -> Result<
 pub(crate) fn memory_beside_etcd(root: &Path) -> Result<()> {
     let (tools, contestants) = prepare_rivals(root)?;
     for line in memory::run(&tools, &contestants)?.lines() {
+        println!("evidence: {line}");
+    }
+    Ok(())
+}
+
+/// What writes feel while a member gets a snapshot, real etcd and ours, as evidence.
+pub(crate) fn snapshot_beside_etcd(root: &Path) -> Result<()> {
+    let (tools, contestants) = prepare_rivals(root)?;
+    for line in snapshot::run(&tools, &contestants, SNAPSHOT_ROUNDS)?.lines() {
         println!("evidence: {line}");
     }
     Ok(())

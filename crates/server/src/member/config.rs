@@ -153,6 +153,8 @@ pub trait Observer: Send + Sync {
     fn compaction_finished(&self, revision: i64, took: Duration);
     /// Another member leads, or none.
     fn leader_changed(&self, leader: MemberId, term: u64);
+    /// This member led, its disk did not answer, and it asked another member to lead.
+    fn disk_stalled(&self) {}
     /// A torn end was cut off the log.
     fn wal_repaired(&self, what: &str);
     /// One of the two meta pages of the database is damaged; the other was used.

@@ -170,6 +170,7 @@ fn pump(
     observer: &dyn Observer,
 ) -> Result<(), Fatal> {
     let mut leader = MemberId::NONE;
+    let mut disk_stalls = 0;
     let mut is_stopped = false;
     node.handle(Input::Tick { now: clock.now() });
     while !is_stopped {
@@ -195,6 +196,10 @@ fn pump(
                 *links.elected.lock() = Some(Instant::now());
             }
             observer.leader_changed(leader, status.term.get());
+        }
+        if node.disk_stalls() != disk_stalls {
+            disk_stalls = node.disk_stalls();
+            observer.disk_stalled();
         }
         let timeout = node.deadline() - clock.now();
         let Some(inputs) = links.inbox.take(Some(timeout)) else { break };

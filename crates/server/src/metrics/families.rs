@@ -51,6 +51,11 @@ fn consensus(page: &mut Page, api: &Api) {
     page.gauge("etcd_server_is_learner", "Whether this member has no vote.", is_learner);
     let changes = &metrics.leader_changes;
     page.counter("etcd_server_leader_changes_seen_total", "Leaders seen.", changes);
+    page.counter(
+        "quorate_disk_stalls_total",
+        "How often this member led, its disk did not answer, and it asked another one to lead.",
+        &metrics.disk_stalls,
+    );
     let committed = status.committed.get() as f64;
     page.gauge("etcd_server_proposals_committed_total", "The committed index.", committed);
     let applied = status.applied.get() as f64;
