@@ -23,7 +23,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// Clock ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How often a member gets a snapshot.
-const SNAPSHOT_ROUNDS: usize = 5;
+const SNAPSHOT_ROUNDS: usize = 3;
 
 /// One piece of work: what is written before, and what is measured.
 struct Work {
@@ -113,6 +113,8 @@ struct Figures {
 
 /// One member, or several that are a cluster.
 struct Server {
+    /// What starts each of them, and started it last.
+    commands: Vec<Command>,
     members: Vec<Child>,
     /// Of all members, with commas between them.
     endpoint: String,
@@ -145,11 +147,12 @@ impl Server {
         let endpoints: Vec<_> =
             ports.iter().map(|(client, _)| format!("127.0.0.1:{client}")).collect();
         let endpoint = endpoints.join(",");
-        let mut server = Self { members: Vec::new(), endpoint, directory };
+        let mut server = Self { commands: Vec::new(), members: Vec::new(), endpoint, directory };
         for (at, (client, peer)) in ports.iter().enumerate() {
             let path = |name: &str| server.directory.path().join(format!("{name}{at}"));
             let log = std::fs::File::create(path("log"))?;
-            let child = Command::new(binary)
+            let mut command = Command::new(binary);
+            command
                 .arg(format!("--name=m{at}"))
                 .arg(format!("--data-dir={}", path("data").display()))
                 .arg(format!("--listen-client-urls={}", url(*client)))
@@ -161,10 +164,11 @@ impl Server {
                 .args(flags)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()
-                .with_context(|| format!("starting {}", binary.display()))?;
+                .stderr(log);
+            let child =
+                command.spawn().with_context(|| format!("starting {}", binary.display()))?;
             server.members.push(child);
+            server.commands.push(command);
         }
         let started = Instant::now();
         for endpoint in endpoints {
@@ -177,6 +181,19 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// Kills a member as a lost machine does.
+    fn kill(&mut self, member: usize) -> Result<()> {
+        self.members[member].kill()?;
+        self.members[member].wait()?;
+        Ok(())
+    }
+
+    /// Starts a member again that was killed.
+    fn restart(&mut self, member: usize) -> Result<()> {
+        self.members[member] = self.commands[member].spawn()?;
+        Ok(())
     }
 
     /// A figure of every member's process, added up.

@@ -1,15 +1,14 @@
 //! What writes feel while a member that lagged behind gets the whole database.
 //!
-//! A follower of three members is paused until the log has forgotten what it needs, and goes on
-//! while writes come in at a steady rate through the other two: their latency then, beside their
-//! latency in quiet. That a snapshot was installed is seen from outside, by a database file that is
-//! another one than before.
+//! A follower of three members is killed, and starts again when the log has forgotten what it
+//! needs, while writes come in at a steady rate through the other two: their latency then, beside
+//! their latency when one is down and nothing happens. That a snapshot was installed is seen from
+//! outside, by a database file that is another one than before.
 //!
 //! *Absent.* Saturating load: it would measure how fast the machine is, not what a snapshot costs.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -26,8 +25,11 @@ const FORGET: &str = "put --total=12000 --clients=128 --conns=16 --key-size=8 --
 /// Six seconds of writes.
 const STEADY: &str = "put --total=9000 --rate=1500 --clients=64 --conns=16 --key-size=8 \
                       --val-size=256 --sequential-keys --key-space-size=1000";
-/// When, after the writes began, the paused member goes on.
-const RESUME_AFTER: Duration = Duration::from_millis(500);
+/// When, after the writes began, the member starts again.
+const START_AFTER: Duration = Duration::from_millis(500);
+/// A leader that has sent a snapshot forgets nothing for so long (`releaseDelayAfterSnapshot` of
+/// etcd's server.go), so that the next snapshot needs more time between.
+const RELEASE: Duration = Duration::from_secs(31);
 /// How long the snapshot may take.
 const INSTALL_MAX: Duration = Duration::from_secs(60);
 /// Members keep 5,000 entries behind a snapshot, and take one this often.
@@ -39,7 +41,7 @@ struct Round {
     quiet_p99: f64,
     sent_p50: f64,
     sent_p99: f64,
-    /// From the member's first breath to its new database, in seconds.
+    /// From the member's start to its new database, in seconds.
     install: f64,
 }
 
@@ -50,9 +52,9 @@ pub(super) fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> R
          p99 ms | p99, meanwhile / quiet |\n|---|---|---|---|---|---|---|---|\n",
     );
     for contestant in contestants {
-        let server = Server::start_on(&contestant.binary, 3, tempfile::tempdir()?, &FLAGS)?;
+        let mut server = Server::start_on(&contestant.binary, 3, tempfile::tempdir()?, &FLAGS)?;
         benchmark(tools, &server.endpoint, FILL)?;
-        let measured: Result<Vec<Round>> = (0..rounds).map(|_| round(tools, &server)).collect();
+        let measured: Result<Vec<Round>> = (0..rounds).map(|_| round(tools, &mut server)).collect();
         let size = std::fs::metadata(database(&server, 0))?.len() / (1024 * 1024);
         server.stop()?;
         let measured = measured?;
@@ -73,29 +75,30 @@ pub(super) fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> R
     Ok(report)
 }
 
-fn round(tools: &Tools, server: &Server) -> Result<Round> {
-    let endpoints: Vec<&str> = server.endpoint.split(',').collect();
+fn round(tools: &Tools, server: &mut Server) -> Result<Round> {
+    let endpoints: Vec<String> = server.endpoint.split(',').map(str::to_owned).collect();
     let victim = follower(&endpoints)?;
     let others: Vec<&str> =
-        endpoints.iter().enumerate().filter(|(at, _)| *at != victim).map(|(_, e)| *e).collect();
+        (0..endpoints.len()).filter(|at| *at != victim).map(|at| endpoints[at].as_str()).collect();
     let others = others.join(",");
+    server.kill(victim)?;
+    benchmark(tools, &others, FORGET)?;
     let (quiet_p50, quiet_p99) = latencies(&benchmark(tools, &others, STEADY)?)?;
 
-    signal(server, victim, "STOP")?;
-    benchmark(tools, &others, FORGET)?;
     let old = std::fs::metadata(database(server, victim))?.ino();
     let load = {
-        let (tools, others) = (tools.clone(), others);
+        let tools = tools.clone();
         spawn(move || benchmark(&tools, &others, STEADY))
     };
-    sleep(RESUME_AFTER);
-    signal(server, victim, "CONT")?;
-    let resumed = Instant::now();
+    sleep(START_AFTER);
+    server.restart(victim)?;
+    let started = Instant::now();
     while std::fs::metadata(database(server, victim)).map_or(old, |file| file.ino()) == old {
-        ensure!(resumed.elapsed() < INSTALL_MAX, "the member that lagged behind gets no snapshot");
+        ensure!(started.elapsed() < INSTALL_MAX, "the member that lagged behind gets no snapshot");
         sleep(Duration::from_millis(5));
     }
-    let install = resumed.elapsed().as_secs_f64();
+    let install = started.elapsed().as_secs_f64();
+    sleep(RELEASE);
     let Ok(output) = load.join() else { bail!("the load generator's thread panicked") };
     let (sent_p50, sent_p99) = latencies(&output?)?;
     Ok(Round { quiet_p50, quiet_p99, sent_p50, sent_p99, install })
@@ -106,20 +109,13 @@ fn database(server: &Server, member: usize) -> std::path::PathBuf {
 }
 
 /// A member that does not lead.
-fn follower(endpoints: &[&str]) -> Result<usize> {
+fn follower(endpoints: &[String]) -> Result<usize> {
     for (at, endpoint) in endpoints.iter().enumerate() {
         if fetch(endpoint, "/metrics")?.contains("\netcd_server_is_leader 0") {
             return Ok(at);
         }
     }
     bail!("no member follows")
-}
-
-fn signal(server: &Server, member: usize, name: &str) -> Result<()> {
-    let process = server.members[member].id().to_string();
-    let sent = Command::new("kill").args([&format!("-{name}"), &process]).status()?;
-    ensure!(sent.success(), "kill -{name} {process} failed");
-    Ok(())
 }
 
 /// The median and the 99th percentile, in milliseconds.
