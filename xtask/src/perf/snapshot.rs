@@ -5,10 +5,14 @@
 //! their latency when one is down and nothing happens. That a snapshot was installed is seen from
 //! outside, by a database file that is another one than before.
 //!
+//! Members that share a disk would measure how it is shared, so `prove` keeps their directories in
+//! memory.
+//!
 //! *Absent.* Saturating load: it would measure how fast the machine is, not what a snapshot costs.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -83,6 +87,8 @@ fn round(tools: &Tools, server: &mut Server) -> Result<Round> {
     let others = others.join(",");
     server.kill(victim)?;
     benchmark(tools, &others, FORGET)?;
+    // What was written before must not be on its way to the disk while latencies are taken.
+    ensure!(Command::new("sync").status()?.success(), "the file system does not sync");
     let (quiet_p50, quiet_p99) = latencies(&benchmark(tools, &others, STEADY)?)?;
 
     let old = std::fs::metadata(database(server, victim))?.ino();

@@ -52,6 +52,17 @@ const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// Pieces of a snapshot between the socket and the disk.
 const PIECES_MAX: usize = 4;
 
+/// Bytes of a received snapshot that may wait for the disk. All of it at once would make the syncs
+/// of every log on that disk wait for the whole database.
+const UNSYNCED_MAX: u64 = 1 << 20;
+
+/// So many bytes are not taken in less time than this, 200 MiB a second: a faster transfer takes
+/// processors and memory from the requests that the leader answers meanwhile.
+const UNSYNCED_MIN_TIME: Duration = Duration::from_millis(5);
+
+/// After each sync as much time is left to the logs on the same disk, up to this.
+const BREATH_MAX: Duration = Duration::from_millis(20);
+
 /// How other members are reached, and reach this one.
 #[derive(Clone)]
 pub struct Network {
@@ -269,12 +280,20 @@ fn write(
 /// Writes a file until its end has come, durably. False when the end does not come.
 fn fill(disk: &dyn Disk, path: &Path, mut arriving: mpsc::Receiver<Piece>) -> io::Result<bool> {
     let file = disk.open(path, Open::Truncate)?;
-    let mut offset = 0;
+    let (mut offset, mut synced, mut begun) = (0, 0, Instant::now());
     loop {
         match arriving.blocking_recv() {
             Some(Piece::Data(bytes)) => {
                 file.write_all_at(&bytes, offset)?;
                 offset += bytes.len() as u64;
+                if offset - synced >= UNSYNCED_MAX {
+                    let written = Instant::now();
+                    file.sync_data()?;
+                    let breath = written.elapsed().min(BREATH_MAX);
+                    let rest = UNSYNCED_MIN_TIME.saturating_sub(begun.elapsed());
+                    std::thread::sleep(breath.max(rest));
+                    (synced, begun) = (offset, Instant::now());
+                }
             }
             Some(Piece::End) => break,
             None => return Ok(false),
