@@ -4,6 +4,7 @@
 //! *Absent.* Anything that touches a file, a socket, a thread or the wall clock: time comes in
 //! through [`Clock`], randomness through [`Rng`].
 
+pub mod calendar;
 mod clock;
 mod id;
 pub mod limits;

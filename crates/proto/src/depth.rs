@@ -5,8 +5,9 @@
 //! therefore off, and this scan, which uses no stack, stands in front of every decoder of bytes
 //! that came from outside.
 
-use prost::encoding::decode_varint;
 use thiserror::Error;
+
+use crate::next_field;
 
 /// The bytes nest deeper than the bound allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -47,42 +48,6 @@ pub fn check_nesting(encoded: &[u8], max: usize) -> Result<(), DepthError> {
         open.push(entered);
     }
     Ok(())
-}
-
-/// Takes one field off the front: its number, and its bytes when it is length-delimited. `None`
-/// at the end of the input and where it is malformed.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
-    let tag = varint(rest)?;
-    let body = match tag & 7 {
-        0 => {
-            varint(rest)?;
-            None
-        }
-        1 => {
-            take(rest, 8)?;
-            None
-        }
-        2 => {
-            let length = usize::try_from(varint(rest)?).ok()?;
-            Some(take(rest, length)?)
-        }
-        5 => {
-            take(rest, 4)?;
-            None
-        }
-        _ => return None,
-    };
-    Some((tag >> 3, body))
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (head, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(head)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    decode_varint(rest).ok()
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@
 //! *Contract.* `api/` and `server/storage/wal/walpb` of etcd v3.7.1, `raftpb` of raft v3.7.0.
 
 mod depth;
+mod wire;
 
 pub use depth::{DepthError, check_nesting};
+pub use wire::next_field;
 
 macro_rules! package {
     ($name:ident, $file:literal, $doc:literal) => {

@@ -4,6 +4,8 @@
 //! field takes more memory than wire. So bytes of other members are scanned first: no groups, no
 //! nesting but that of the shape, and no more parts than an honest message has.
 
+use proto::next_field;
+
 use super::DecodeError;
 use crate::limits;
 
@@ -85,50 +87,6 @@ fn scan(encoded: &[u8], shape: &'static Shape) -> Result<(), DecodeError> {
         }
     }
     Ok(())
-}
-
-/// Takes one field off the front: its number, and its bytes when it is length-delimited.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
-    let tag = varint(rest)?;
-    let body = match tag & 7 {
-        0 => {
-            varint(rest)?;
-            None
-        }
-        1 => {
-            take(rest, 8)?;
-            None
-        }
-        2 => {
-            let length = usize::try_from(varint(rest)?).ok()?;
-            Some(take(rest, length)?)
-        }
-        5 => {
-            take(rest, 4)?;
-            None
-        }
-        _ => return None,
-    };
-    Some((tag >> 3, body))
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (head, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(head)
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
