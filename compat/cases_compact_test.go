@@ -36,6 +36,16 @@ func init() {
 			c.Compact(1, true)
 			c.Compact(2, true)
 		}},
+		Case{Name: "everything deleted, and one put again, in one transaction", Own: true, Run: func(c *C) {
+			c.Put("a=1", "b=2", "c=3", "b=4")
+			c.Compact(c.Rev(4), true)
+			c.Put("d=1")
+			all := delOp(&pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
+			c.Txn(then(all, put("b", "5")))
+			c.HashAll(4, 6)
+			c.Put("a=2")
+			c.HashAll(4, 7)
+		}},
 		Case{Name: "one on a fresh store", Own: true, Run: func(c *C) { c.Compact(1, true); c.HashKV(0) }},
 		Case{Name: "future", Run: func(c *C) { c.Put("a=1"); c.Compact(c.Rev(2), false) }},
 		Case{Name: "present", Run: func(c *C) {

@@ -34,7 +34,7 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 1' INT TERM
 
-[ -x "$QUORATE" ] || fail "no $QUORATE; build it (cargo build --release) or name it in QUORATE"
+[ -f "$QUORATE" ] && [ -x "$QUORATE" ] || fail "no $QUORATE; build it (cargo build --release) or name it in QUORATE"
 if [ -z "${ETCD:-}" ] || [ -z "${ETCDCTL:-}" ]; then
     say "building real etcd"
     (cd "$root/compat" && go build -o bin/ ./cmd/etcd ./cmd/etcdctl)

@@ -425,7 +425,7 @@ pub(crate) fn visit_once(
     }))
 }
 
-/// Shows what a compaction at `at` would keep of every key.
+/// Shows what a hash at `at` takes for kept of every key.
 pub(crate) fn visit_kept(
     index: &RwLock<Index>,
     at: Revision,
@@ -438,7 +438,7 @@ pub(crate) fn visit_kept(
             return Err(Compacted);
         }
         let more = index.slots(&next, End::Unbounded, VISIT_MAX, |_, slot| {
-            if let Some(kept) = slot.kept(at) {
+            if let Some(kept) = slot.kept_by_hash(at) {
                 show(kept);
             }
             true

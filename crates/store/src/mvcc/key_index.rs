@@ -247,13 +247,27 @@ impl KeyIndex {
 
     /// What a compaction at `at` keeps of the revisions up to `at`.
     pub(crate) fn kept(&self, at: Revision) -> Option<Kept> {
+        self.kept_of(at, Generations::chosen)
+    }
+
+    /// What a hash at `at` takes for kept: of a key that was deleted and put again at `at` the
+    /// delete, as in etcd (`keep` of `server/storage/mvcc/key_index.go`).
+    pub(crate) fn kept_by_hash(&self, at: Revision) -> Option<Kept> {
+        self.kept_of(at, Generations::ending)
+    }
+
+    fn kept_of(
+        &self,
+        at: Revision,
+        choose: impl Fn(&Generations, Revision) -> usize,
+    ) -> Option<Kept> {
         match self {
             Self::One { main, sub, .. } => (*main <= at.0).then(|| Kept {
                 at: RevKey::new(Revision(*main), i64::from(*sub)),
                 tombstone: false,
             }),
             Self::Many(many) => {
-                let chosen = many.chosen(at);
+                let chosen = choose(many, at);
                 let generation = many.closed.get(chosen).unwrap_or(&many.open);
                 let position = generation.newest(at)?;
                 let tombstone = chosen < many.closed.len() && position + 1 == generation.revs.len();
@@ -293,11 +307,16 @@ impl KeyIndex {
 
 impl Generations {
     /// The first generation that ends at or after `at`; the open one (its position is the number
-    /// of closed ones) when none does. A transaction may delete a key and put it again: then that
-    /// of the put. (etcd chooses the other, and loses a row that its index names.)
-    fn chosen(&self, at: Revision) -> usize {
+    /// of closed ones) when none does.
+    fn ending(&self, at: Revision) -> usize {
         let ends_before = |closed: &Generation| closed.last().is_some_and(|last| last.main < at);
-        let mut chosen = self.closed.partition_point(ends_before);
+        self.closed.partition_point(ends_before)
+    }
+
+    /// The same for a compaction. A transaction may delete a key and put it again: then that of
+    /// the put. (etcd chooses the other, and loses a row that its index names.)
+    fn chosen(&self, at: Revision) -> usize {
+        let mut chosen = self.ending(at);
         while self.closed.get(chosen).and_then(Generation::last).is_some_and(|l| l.main == at)
             && self.closed.get(chosen + 1).unwrap_or(&self.open).first() == Some(at.0)
         {
@@ -371,6 +390,8 @@ mod tests {
         let put = RevKey::new(Revision(2), 1);
         key.put(put);
         assert_eq!(key.kept(Revision(2)), Some(Kept { at: put, tombstone: false }));
+        assert_eq!(key.kept_by_hash(Revision(2)), Some(Kept { at: at(2), tombstone: true }));
+        assert_eq!(key.kept_by_hash(Revision(3)), Some(Kept { at: put, tombstone: false }));
         assert!(key.compact(Revision(2)));
         assert_eq!(key.revisions(), 1);
         assert_eq!(key.get(Revision(2)).map(|found| found.modified), Some(put));

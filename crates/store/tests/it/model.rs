@@ -331,8 +331,18 @@ impl Model {
             return Err(ApplyError::FutureRevision);
         }
         let upto = if at == 0 { self.revision } else { at };
-        let newest = self.newest(upto).into_values();
-        let keep = newest.filter(|(_, tombstone)| !tombstone).map(|(name, _)| name).collect();
+        // A key that is deleted at that very revision counts as deleted, though it be put again.
+        let deleted: BTreeSet<_> = self
+            .rows
+            .range((upto, 0)..=(upto, i64::MAX))
+            .filter(|(_, row)| row.tombstone)
+            .map(|(_, row)| row.kv.key.to_vec())
+            .collect();
+        let newest = self.newest(upto).into_iter();
+        let keep = newest
+            .filter(|(key, (_, tombstone))| !tombstone && !deleted.contains(key))
+            .map(|(_, (name, _))| name)
+            .collect();
         Ok((self.hash_with(upto, self.compacted, &keep), self.compacted, upto))
     }
 
