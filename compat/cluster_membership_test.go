@@ -529,13 +529,15 @@ func httpAnswer(url string) string {
 }
 
 // TestMembershipChangesInARow changes the membership as fast as a client can, through the leader and
-// through a follower: a change that comes while the one before it is not applied must not be lost.
+// through a follower: a change that comes while the one before it is not applied must not be lost. One
+// of ours leads, as a leader of etcd loses such a change: who proposed it waits in vain.
 func TestMembershipChangesInARow(t *testing.T) {
 	t.Parallel()
 	changes := harness.EnvInt(t, "COMPAT_CHANGES_IN_A_ROW", 100)
 	eachMix(t, func(t *testing.T, m mix) {
 		c := harness.LaunchCluster(t, false, m.kinds(), "--strict-reconfig-check=false")
-		leader := c.WaitLeader()
+		leader := c.Members[slices.Index(m.kinds(), harness.Ours)]
+		c.MoveLeader(leader)
 		for _, through := range []*harness.Member{leader, c.Others(leader)[0]} {
 			conn, err := through.Dial()
 			if err != nil {
