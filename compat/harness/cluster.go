@@ -252,6 +252,7 @@ func (c *Cluster) Settle() int64 {
 	steady := 0
 	for deadline := time.Now().Add(AgreeMax); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		applied, same := uint64(0), true
+		ids, leader := map[uint64]bool{}, uint64(0)
 		revision = 0
 		for _, m := range c.Running() {
 			status, err := m.Status()
@@ -260,11 +261,14 @@ func (c *Cluster) Settle() int64 {
 				break
 			}
 			if applied == 0 {
-				applied, revision = status.RaftAppliedIndex, status.Header.Revision
+				applied, revision, leader = status.RaftAppliedIndex, status.Header.Revision, status.Leader
 			}
-			same = same && status.RaftAppliedIndex == applied && status.Header.Revision == revision
+			ids[status.Header.MemberId] = true
+			same = same && status.RaftAppliedIndex == applied && status.Header.Revision == revision &&
+				status.Leader == leader
 		}
-		if !same {
+		// A leader that was removed or killed is named until the next election.
+		if !same || !ids[leader] {
 			steady = 0
 			continue
 		}
