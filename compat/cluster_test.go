@@ -58,7 +58,7 @@ func seedOf(t *testing.T) int64 {
 // startLoad lets an application work on a cluster.
 func startLoad(t *testing.T, c *harness.Cluster, workers int, seed int64) *harness.Load {
 	t.Helper()
-	return startPatientLoad(t, c, workers, seed, 20*time.Second)
+	return startPatientLoad(t, c, workers, seed, harness.GiveUpAfter)
 }
 
 // startPatientLoad lets an application work that gives up a request after some time.

@@ -20,6 +20,9 @@ import (
 // LoadPrefix is before every key that a load writes.
 const LoadPrefix = "load/"
 
+// GiveUpAfter is how long an application tries one request, unless it is told otherwise.
+const GiveUpAfter = 20 * time.Second
+
 // Load is an application at work: it writes, reads and watches through one Go client, tries again
 // what failed, and remembers what it was told. Whatever happens to the members, it must not
 // notice more than a delay.
@@ -64,7 +67,7 @@ func NewLoad(endpoints []string) (*Load, error) {
 		return nil, err
 	}
 	return &Load{
-		Pace: 2 * time.Millisecond, Attempt: 3 * time.Second, GiveUp: 20 * time.Second,
+		Pace: 2 * time.Millisecond, Attempt: 3 * time.Second, GiveUp: GiveUpAfter,
 		client: client, from: now.Header.Revision + 1,
 	}, nil
 }

@@ -68,13 +68,13 @@ const CRASH_TEST: &[&str] = &[
     "nothing_acknowledged_is_lost",
 ];
 
-/// A test of `compat/` by name, with hours to run.
+/// Tests of `compat/` by name, with two hours to run.
 macro_rules! compat {
     ($names:literal, $environment:expr) => {
         line(
             "compat",
             $environment,
-            &["go", "test", "-v", "-count=1", "-timeout=6h", "-run", $names, "."],
+            &["go", "test", "-v", "-count=1", "-timeout=2h", "-run", $names, "."],
         )
     };
 }
@@ -86,11 +86,7 @@ const PROOFS: [Proof; 11] = [
                 go back, and real etcd reads the same from the directory.",
         commands: &[
             BUILD,
-            line(
-                "compat",
-                &[("COMPAT_CRASHES", "50/2"), ("COMPAT_SEED", "SEED")],
-                &["go", "test", "-v", "-count=1", "-timeout=2h", "-run", "^TestCrash$", "."],
-            ),
+            compat!("^TestCrash$", &[("COMPAT_CRASHES", "50/2"), ("COMPAT_SEED", "SEED")]),
         ],
     },
     Proof {
@@ -101,11 +97,7 @@ const PROOFS: [Proof; 11] = [
                 before each of its operations. Without syncs the same test fails.",
         commands: &[
             BUILD,
-            line(
-                "compat",
-                &[("COMPAT_IMAGE_COUNT", "200/4"), ("COMPAT_SEED", "SEED")],
-                &["go", "test", "-v", "-count=1", "-timeout=2h", "-run", "^TestPowerLoss$", "."],
-            ),
+            compat!("^TestPowerLoss$", &[("COMPAT_IMAGE_COUNT", "200/4"), ("COMPAT_SEED", "SEED")]),
             line(
                 ".",
                 &[("CRASH_SEED", "SEED"), ("CRASH_SEEDS", "500/20"), ("CRASH_EVERY", "1/50")],
@@ -125,20 +117,7 @@ const PROOFS: [Proof; 11] = [
                 other's directory.",
         commands: &[
             BUILD,
-            line(
-                "compat",
-                &[("COMPAT_OPS", "20000/500"), ("COMPAT_SEED", "SEED")],
-                &[
-                    "go",
-                    "test",
-                    "-v",
-                    "-count=1",
-                    "-timeout=2h",
-                    "-run",
-                    "^TestRandomHistory$",
-                    ".",
-                ],
-            ),
+            compat!("^TestRandomHistory$", &[("COMPAT_OPS", "20000/500"), ("COMPAT_SEED", "SEED")]),
         ],
     },
     Proof {

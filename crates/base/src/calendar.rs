@@ -1,8 +1,24 @@
 //! Days and Gregorian dates, for the times that log lines and messages carry.
 
+use std::fmt;
+
+/// A moment in seconds since 1970, in UTC: shown as `2006-01-02T15:04:05`, to which the caller adds
+/// the fraction and the zone that its format asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DateTime(pub u64);
+
+impl fmt::Display for DateTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = date(self.0 / 86_400);
+        let second = self.0 % 86_400;
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+    }
+}
+
 /// The Gregorian date `days` after 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date
 /// Algorithms", `civil_from_days`).
-pub fn date(days: u64) -> (u64, u64, u64) {
+fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -33,5 +49,11 @@ mod tests {
             let (year, month, of_month) = date(day);
             assert_eq!(days(year, month, of_month), day);
         }
+    }
+
+    #[test]
+    fn every_field_is_padded() {
+        assert_eq!(DateTime(0).to_string(), "1970-01-01T00:00:00");
+        assert_eq!(DateTime(951_868_799).to_string(), "2000-02-29T23:59:59");
     }
 }

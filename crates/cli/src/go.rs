@@ -8,6 +8,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use base::calendar::DateTime;
+
 /// Go's `%q` of a string or a byte slice.
 pub(crate) fn quote(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
@@ -317,19 +319,7 @@ pub(crate) fn os_error(error: &std::io::Error) -> String {
 
 /// A moment as etcd's log lines write it: `2026-11-21T06:52:56.924320Z`.
 pub(crate) fn timestamp(since_epoch: Duration) -> String {
-    let (days, seconds) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-    // Years that begin in March, counted in eras of 400, have their leap day last.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    let micros = since_epoch.subsec_micros();
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    format!("{}.{:06}Z", DateTime(since_epoch.as_secs()), since_epoch.subsec_micros())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::MemberId;
-use base::calendar::{date, days};
+use base::calendar::{DateTime, days};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -171,12 +171,9 @@ const DAY_SECONDS: u64 = 86_400;
 /// RFC 3339 with what is needed of nanoseconds, in UTC, as Go writes it.
 fn show_time(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (year, month, day) = date(since.as_secs() / DAY_SECONDS);
-    let second = since.as_secs() % DAY_SECONDS;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     let nanos = format!(".{:09}", since.subsec_nanos());
     let nanos = nanos.trim_end_matches('0').trim_end_matches('.');
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{nanos}Z")
+    format!("{}{nanos}Z", DateTime(since.as_secs()))
 }
 
 /// Reads RFC 3339 from 1970 on.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base::calendar::date;
+use base::calendar::DateTime;
 use serde::Serialize;
 
 /// Lines that may wait for the writer.
@@ -281,16 +281,7 @@ fn place(file: &str) -> String {
 /// `2006-01-02T15:04:05.999999Z` in UTC.
 fn put_timestamp(bytes: &mut Vec<u8>, at: SystemTime) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    drop(write!(
-        bytes,
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60,
-        since.subsec_micros()
-    ));
+    drop(write!(bytes, "{}.{:06}Z", DateTime(since.as_secs()), since.subsec_micros()));
 }
 
 #[cfg(test)]

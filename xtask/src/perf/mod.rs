@@ -22,8 +22,6 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Clock ticks a second in `/proc/PID/stat`; fixed at 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// How often a member gets a snapshot.
-const SNAPSHOT_ROUNDS: usize = 3;
 
 /// One piece of work: what is written before, and what is measured.
 struct Work {
@@ -353,28 +351,29 @@ fn median_of(mut values: Vec<f64>) -> f64 {
 pub(crate) fn beside_etcd(root: &Path, rounds: usize, members: usize) -> Result<()> {
     ensure!(rounds > 0 && members > 0, "no rounds or no members, no figures");
     let (tools, contestants) = prepare_rivals(root)?;
-    for line in run(&tools, &contestants, members, rounds)?.lines() {
-        println!("evidence: {line}");
-    }
+    tell(&run(&tools, &contestants, members, rounds)?);
     Ok(())
 }
 
 /// What a million keys take in memory, real etcd and ours, as evidence.
 pub(crate) fn memory_beside_etcd(root: &Path) -> Result<()> {
     let (tools, contestants) = prepare_rivals(root)?;
-    for line in memory::run(&tools, &contestants)?.lines() {
-        println!("evidence: {line}");
-    }
+    tell(&memory::run(&tools, &contestants)?);
     Ok(())
 }
 
 /// What writes feel while a member gets a snapshot, real etcd and ours, as evidence.
 pub(crate) fn snapshot_beside_etcd(root: &Path) -> Result<()> {
     let (tools, contestants) = prepare_rivals(root)?;
-    for line in snapshot::run(&tools, &contestants, SNAPSHOT_ROUNDS)?.lines() {
+    tell(&snapshot::run(&tools, &contestants)?);
+    Ok(())
+}
+
+/// Prints a report as evidence.
+fn tell(report: &str) {
+    for line in report.lines() {
         println!("evidence: {line}");
     }
-    Ok(())
 }
 
 fn prepare_rivals(root: &Path) -> Result<(Tools, [Contestant; 2])> {

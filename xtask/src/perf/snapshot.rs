@@ -20,6 +20,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Contestant, Server, Tools, benchmark, fetch, median_of, number_after};
 
+/// How often a member gets a snapshot.
+const ROUNDS: usize = 3;
 /// What the database holds: 300,000 keys with values of 1 KiB.
 const FILL: &str = "put --total=300000 --clients=128 --conns=16 --key-size=8 --val-size=1024 \
                     --sequential-keys --key-space-size=300000";
@@ -50,7 +52,7 @@ struct Round {
 }
 
 /// Measures each contestant, and returns a table of medians.
-pub(super) fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> Result<String> {
+pub(super) fn run(tools: &Tools, contestants: &[Contestant]) -> Result<String> {
     let mut report = String::from(
         "| server | database MiB | installed after s | quiet p50 ms | p99 ms | meanwhile p50 ms | \
          p99 ms | p99, meanwhile / quiet |\n|---|---|---|---|---|---|---|---|\n",
@@ -58,7 +60,7 @@ pub(super) fn run(tools: &Tools, contestants: &[Contestant], rounds: usize) -> R
     for contestant in contestants {
         let mut server = Server::start_on(&contestant.binary, 3, tempfile::tempdir()?, &FLAGS)?;
         benchmark(tools, &server.endpoint, FILL)?;
-        let measured: Result<Vec<Round>> = (0..rounds).map(|_| round(tools, &mut server)).collect();
+        let measured: Result<Vec<Round>> = (0..ROUNDS).map(|_| round(tools, &mut server)).collect();
         let size = std::fs::metadata(database(&server, 0))?.len() / (1024 * 1024);
         server.stop()?;
         let measured = measured?;
