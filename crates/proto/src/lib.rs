@@ -8,9 +8,11 @@
 //! *Contract.* `api/` and `server/storage/wal/walpb` of etcd v3.7.1, `raftpb` of raft v3.7.0.
 
 mod depth;
+mod shape;
 mod wire;
 
 pub use depth::{DepthError, check_nesting};
+pub use shape::{DecodeError, GROUPS_MAX, LEVELS_MAX, Shape, Shaped, check_depth, decode};
 pub use wire::next_field;
 
 macro_rules! package {

@@ -182,9 +182,9 @@ fn change_of(entry: &Entry) -> Result<Option<ConfChangeV2>, ProposeError> {
     let change = match entry.r#type() {
         EntryType::EntryNormal => return Ok(None),
         EntryType::EntryConfChange => {
-            ConfChange::decode(entry.data()).map(|change| confchange::widened(&change))
+            proto::decode::<ConfChange>(entry.data()).map(|change| confchange::widened(&change))
         }
-        EntryType::EntryConfChangeV2 => ConfChangeV2::decode(entry.data()),
+        EntryType::EntryConfChangeV2 => proto::decode::<ConfChangeV2>(entry.data()),
     };
     change.map(Some).map_err(|_| ProposeError::Malformed)
 }

@@ -251,8 +251,8 @@ impl Snapshots {
 
 /// A whole file as the snapshot in it.
 fn parse(bytes: Bytes) -> Result<raftpb::Snapshot, String> {
-    let file =
-        snappb::Snapshot::decode(bytes).map_err(|error| format!("not a snapshot: {error}"))?;
+    let file: snappb::Snapshot =
+        proto::decode(bytes).map_err(|error| format!("not a snapshot: {error}"))?;
     let (crc, data) = (file.crc(), file.data.unwrap_or_default());
     if crc == 0 || data.is_empty() {
         return Err("empty".into());
@@ -261,8 +261,8 @@ fn parse(bytes: Bytes) -> Result<raftpb::Snapshot, String> {
     if found != crc {
         return Err(format!("its checksum is {found:08x}, not {crc:08x}"));
     }
-    let snapshot =
-        raftpb::Snapshot::decode(data).map_err(|error| format!("not a snapshot: {error}"))?;
+    let snapshot: raftpb::Snapshot =
+        proto::decode(data).map_err(|error| format!("not a snapshot: {error}"))?;
     if snapshot.metadata.as_ref().is_none_or(|metadata| metadata.index() == 0) {
         return Err("a snapshot of nothing".into());
     }

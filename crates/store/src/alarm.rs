@@ -28,7 +28,7 @@ impl Alarms {
     pub(crate) fn load(tables: &Tables) -> Result<Self, Damage> {
         let mut raised = BTreeSet::new();
         for (key, _) in tables.plain_rows(schema::ALARM)? {
-            let alarm = AlarmMember::decode(key.clone())
+            let alarm: AlarmMember = proto::decode(key.clone())
                 .map_err(|error| Damage::row(schema::ALARM, &key, error.to_string()))?;
             raised.insert((MemberId(alarm.member_id), alarm.alarm));
         }

@@ -167,7 +167,7 @@ impl Store {
 
     fn apply_conf_change(&mut self, data: Bytes, applied: &mut Applied) -> Result<(), Fatal> {
         let index = applied.index;
-        let mut change = ConfChange::decode(data)
+        let mut change = proto::decode::<ConfChange>(data)
             .map_err(|error| fatal(index, format!("not a conf change: {error}")))?;
         applied.request = Some(RequestId(change.id()));
         let mut membership = self.shared.membership.write();
@@ -195,8 +195,8 @@ impl Store {
     ) -> Result<(), Fatal> {
         let index = applied.index;
         check_nesting(&data).map_err(|what| fatal(index, what))?;
-        let request = InternalRaftRequest::decode(data)
-            .map_err(|error| fatal(index, format!("not a request: {error}")))?;
+        let request: InternalRaftRequest =
+            proto::decode(data).map_err(|error| fatal(index, format!("not a request: {error}")))?;
         applied.request = Some(match (request.id, &request.header) {
             (0, None) => return Err(fatal(index, "request without an id".into())),
             (0, Some(header)) => RequestId(header.id),

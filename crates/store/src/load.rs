@@ -8,7 +8,6 @@ use std::sync::Arc;
 use base::{LeaseId, LogIndex, Moment, Revision, Term};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use prost::Message;
 use proto::leasepb;
 use storage::bolt;
 
@@ -178,8 +177,7 @@ fn read_compaction(tables: &Tables, name: &'static [u8]) -> Result<Option<Revisi
 fn read_leases(tables: &Tables) -> Result<Vec<leasepb::Lease>, Damage> {
     let rows = tables.plain_rows(schema::LEASE)?;
     let read = |(key, row): (Bytes, Bytes)| {
-        leasepb::Lease::decode(row)
-            .map_err(|error| Damage::row(schema::LEASE, &key, error.to_string()))
+        proto::decode(row).map_err(|error| Damage::row(schema::LEASE, &key, error.to_string()))
     };
     rows.into_iter().map(read).collect()
 }

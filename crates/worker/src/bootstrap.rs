@@ -67,10 +67,10 @@ pub enum StartError {
     State(#[from] store::OpenError),
     /// A change of the members in the log cannot be read.
     #[error("write-ahead log: a change of the members is not etcd's: {0}")]
-    ConfChange(prost::DecodeError),
+    ConfChange(proto::DecodeError),
     /// The log's head does not say whose it is.
     #[error("write-ahead log: the metadata record is not etcd's: {0}")]
-    Metadata(prost::DecodeError),
+    Metadata(proto::DecodeError),
     /// The database is older than the snapshot that the log begins with, and what was to replace
     /// it is not there.
     #[error(
@@ -331,7 +331,7 @@ pub fn open(
     let database_index = Store::consistent_index(&database.view())?;
     let wal::Opened { wal, metadata, hard_state, entries, repaired } =
         Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
-    let metadata = Metadata::decode(metadata).map_err(StartError::Metadata)?;
+    let metadata: Metadata = proto::decode(metadata).map_err(StartError::Metadata)?;
     let identity = Identity {
         member: MemberId(metadata.node_id()),
         cluster: ClusterId(metadata.cluster_id()),
@@ -475,8 +475,7 @@ fn members_after(
         entry.index() > applied.get() && entry.r#type() == EntryType::EntryConfChange
     });
     for entry in changes {
-        let change = ConfChange::decode(entry.data.clone().unwrap_or_default())
-            .map_err(StartError::ConfChange)?;
+        let change: ConfChange = proto::decode(entry.data()).map_err(StartError::ConfChange)?;
         let id = MemberId(change.node_id());
         match change.r#type() {
             ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {

@@ -6,8 +6,9 @@
 use super::{File, Finding};
 
 /// Each crate, bottom up, with those of ours that it may use.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("base", &[]),
+    ("fuzz", &["base"]),
     ("proto", &[]),
     ("raft", &["base", "proto"]),
     ("storage", &["base", "proto"]),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use net::PeerAddress;
 use node::requests::Rejected;
-use prost::Message;
+use proto::Shaped;
 
 use super::method::{Kind, Method};
 use super::status::Status;
@@ -42,12 +42,12 @@ impl Call {
     }
 
     /// Decodes a unary request, and checks what is checked of every call.
-    pub(super) fn open<M: Message + Default>(&mut self, message: Bytes) -> Result<M, Status> {
+    pub(super) fn open<M: Shaped>(&mut self, message: Bytes) -> Result<M, Status> {
         self.open_if(message, |_| false)
     }
 
     /// The same where some requests are for learners, too.
-    pub(super) fn open_if<M: Message + Default>(
+    pub(super) fn open_if<M: Shaped>(
         &mut self,
         message: Bytes,
         is_for_learners: impl FnOnce(&M) -> bool,

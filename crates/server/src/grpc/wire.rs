@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use node::requests::{Code, Rejected};
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
+use proto::Shaped;
 
 use super::status::Status;
 
@@ -165,12 +166,12 @@ fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
 }
 
 /// Decodes the request of a unary call.
-pub(crate) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M, Status> {
+pub(crate) fn decode<M: Shaped>(bytes: &Bytes) -> Result<M, Status> {
     read(bytes).ok_or_else(|| unparseable("proto: cannot parse invalid wire-format data"))
 }
 
 /// Decodes a message of a stream.
-pub(crate) fn decode_streamed<M: Message + Default>(bytes: &Bytes) -> Result<M, Status> {
+pub(crate) fn decode_streamed<M: Shaped>(bytes: &Bytes) -> Result<M, Status> {
     let text = "grpc: failed to unmarshal the received message: proto: cannot parse invalid \
                 wire-format data";
     read(bytes).ok_or_else(|| Status::new(Code::Internal, text))
@@ -181,13 +182,14 @@ pub(crate) fn unparseable(reason: &str) -> Status {
     Status::new(Code::Internal, format!("grpc: error unmarshalling request: {reason}"))
 }
 
-fn read<M: Message + Default>(bytes: &Bytes) -> Option<M> {
+fn read<M: Shaped>(bytes: &Bytes) -> Option<M> {
+    proto::check_depth::<M>(bytes).ok()?;
     M::decode(bytes.clone()).ok().or_else(|| read_by_field(bytes))
 }
 
 /// Go's decoder takes a field whose wire type is wrong for an unknown one; prost refuses the
 /// message. So a refused message is read again, field by field, without those.
-fn read_by_field<M: Message + Default>(bytes: &Bytes) -> Option<M> {
+fn read_by_field<M: Shaped>(bytes: &Bytes) -> Option<M> {
     let mut message = M::default();
     let mut rest = bytes.clone();
     while rest.has_remaining() {

@@ -12,7 +12,6 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use node::requests::Rejected;
 use node::requests::lease;
-use prost::Message as _;
 use proto::etcdserverpb::{LeaseKeepAliveRequest, ResponseHeader};
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 
@@ -92,7 +91,9 @@ fn no_lease() -> Answer {
 }
 
 async fn renew(api: &Api, question: Bytes) -> Answer {
-    let Ok(question) = LeaseKeepAliveRequest::decode(question) else { return unreadable() };
+    let Ok(question) = proto::decode::<LeaseKeepAliveRequest>(question) else {
+        return unreadable();
+    };
     if let Err(late) = catch_up(api).await {
         return late;
     }
@@ -108,7 +109,7 @@ async fn renew(api: &Api, question: Bytes) -> Answer {
 }
 
 async fn time_to_live(api: &Api, question: Bytes) -> Answer {
-    let Ok(question) = LeaseInternalRequest::decode(question) else { return unreadable() };
+    let Ok(question) = proto::decode::<LeaseInternalRequest>(question) else { return unreadable() };
     let question = question.lease_time_to_live_request.unwrap_or_default();
     if let Err(late) = catch_up(api).await {
         return late;

@@ -32,6 +32,9 @@ pub(super) const PAGE_SIZE_MAX: u32 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Txid(pub(super) u64);
 
+/// Beyond any number of commits, and far enough from the end of the numbers to go on counting.
+const TXID_MAX: Txid = Txid(u64::MAX / 2);
+
 /// One state of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Meta {
@@ -100,6 +103,9 @@ impl Meta {
         }
         if self.freelist.is_some_and(|page| !(FIRST..self.high_water).contains(&page.0)) {
             return fault(32, "the freelist lies outside the file".into());
+        }
+        if self.txid > TXID_MAX {
+            return fault(48, format!("commit {} is more than can be counted", self.txid.0));
         }
         Ok(self)
     }

@@ -10,6 +10,9 @@ use super::meta::Meta;
 use super::page::{BUCKET, Elements, FIRST, Fault, Kind, Page, PageId, parse_freelist, u64_at};
 use super::pager::Pager;
 
+/// Inline buckets inside each other, each read once more for every one around it.
+const INLINE_DEPTH_MAX: usize = 16;
+
 /// A set of pages, a bit each.
 pub(super) struct PageSet {
     words: Vec<u64>,
@@ -61,7 +64,7 @@ pub(super) fn walk(pager: &Pager, meta: &Meta) -> Result<Reached, Error> {
             let offset = id.offset(pager.page_size);
             mark(&mut reached.pages, id, (bytes.len() / pager.page_size) as u64)
                 .and_then(|()| Elements::parse(bytes, meta.high_water))
-                .and_then(|elements| children(elements, meta.high_water, &mut next))
+                .and_then(|elements| children(elements, meta.high_water, &mut next, 0))
                 .map_err(|fault| pager.corrupt(offset, fault))
         })?;
         level = next;
@@ -81,8 +84,17 @@ fn mark(pages: &mut PageSet, id: PageId, count: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The pages below a page: children of a branch, roots of the buckets on a leaf.
-fn children(elements: Elements<'_>, high_water: u64, next: &mut Vec<PageId>) -> Result<(), Fault> {
+/// The pages below a page: children of a branch, roots of the buckets on a leaf, which stands
+/// inside so many others.
+fn children(
+    elements: Elements<'_>,
+    high_water: u64,
+    next: &mut Vec<PageId>,
+    depth: usize,
+) -> Result<(), Fault> {
+    if depth > INLINE_DEPTH_MAX {
+        return Err(Fault { at: 0, what: "too many inline buckets inside each other".into() });
+    }
     for index in 0..elements.len() {
         if elements.kind() == Kind::Branch {
             next.push(elements.child(index));
@@ -93,7 +105,7 @@ fn children(elements: Elements<'_>, high_water: u64, next: &mut Vec<PageId>) -> 
                 (Root::Page(id), _) => next.push(id),
                 // bbolt keeps no bucket inline that holds another; whoever does, is followed.
                 (Root::Inline(page), _) => {
-                    children(page.elements(), high_water, next).map_err(inside)?;
+                    children(page.elements(), high_water, next, depth + 1).map_err(inside)?;
                 }
             }
         }

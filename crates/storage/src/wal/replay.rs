@@ -13,8 +13,7 @@ use std::path::Path;
 
 use base::{LogIndex, Term};
 use bytes::Bytes;
-use prost::Message;
-use proto::{raftpb, walpb};
+use proto::{Shaped, raftpb, walpb};
 
 use super::error::{Doing, Error};
 use super::reader::{Ending, Frame, Reader};
@@ -125,8 +124,8 @@ impl<'a> Placed<'a> {
     }
 
     /// The data as a message, which must have no fields that we do not know.
-    fn message<M: Message + Default>(&self, name: &str) -> Result<M, Error> {
-        let message = M::decode(self.record.data)
+    fn message<M: Shaped>(&self, name: &str) -> Result<M, Error> {
+        let message: M = proto::decode(self.record.data)
             .map_err(|error| self.corrupt(format!("not {name}: {error}")))?;
         if message.encoded_len() == self.record.data.len() {
             Ok(message)
@@ -137,7 +136,17 @@ impl<'a> Placed<'a> {
 
     /// The data as an entry.
     pub(super) fn entry(&self) -> Result<EntryView<'a>, Error> {
-        EntryView::parse(self.record.data).map_err(|what| self.corrupt(what))
+        let entry = EntryView::parse(self.record.data).map_err(|what| self.corrupt(what))?;
+        self.check_index(entry.index())?;
+        Ok(entry)
+    }
+
+    /// Another entry must be able to follow.
+    fn check_index(&self, index: LogIndex) -> Result<(), Error> {
+        match index.0 {
+            u64::MAX => Err(self.corrupt("no index is left after this one")),
+            _ => Ok(()),
+        }
     }
 
     /// The data as a hard state that may follow `before`.
@@ -155,7 +164,9 @@ impl<'a> Placed<'a> {
 
     /// The data as a snapshot record.
     pub(super) fn snapshot(&self) -> Result<walpb::Snapshot, Error> {
-        self.message("a snapshot record")
+        let snapshot: walpb::Snapshot = self.message("a snapshot record")?;
+        self.check_index(LogIndex(snapshot.index()))?;
+        Ok(snapshot)
     }
 }
 
@@ -203,12 +214,12 @@ impl Collector {
     fn take_entry(&mut self, placed: &Placed<'_>) -> Result<(), Error> {
         let entry = placed.entry()?;
         self.last = entry.index();
-        let Some(ahead) = entry.index().0.checked_sub(self.start.0.0 + 1) else {
+        if entry.index() <= self.start.0 {
             self.entries.clear();
             self.start_is_entry = (entry.index(), entry.term()) == self.start;
             return Ok(());
-        };
-        match usize::try_from(ahead) {
+        }
+        match usize::try_from(entry.index().0 - self.start.0.0 - 1) {
             Ok(at) if at <= self.entries.len() => {
                 self.entries.truncate(at);
                 self.entries.push(entry.to_entry());

@@ -25,7 +25,9 @@ impl Name {
 
     fn parse(name: &Path) -> Option<Self> {
         let (sequence, first) = name.to_str()?.strip_suffix(".wal")?.split_once('-')?;
-        Some(Self { sequence: hex(sequence)?, first: LogIndex(hex(first)?) })
+        // Another segment must be able to follow.
+        let sequence = hex(sequence).filter(|sequence| *sequence < u64::MAX)?;
+        Some(Self { sequence, first: LogIndex(hex(first)?) })
     }
 }
 
@@ -135,6 +137,7 @@ mod tests {
             "1-2.wal",
             "db",
             "+00000000000001a-0000000000010000.wal",
+            "ffffffffffffffff-0000000000010000.wal",
         ] {
             assert_eq!(Name::parse(Path::new(other)), None, "{other}");
         }

@@ -5,4 +5,5 @@
     reason = "clippy.toml allows it in test functions, not in their helpers"
 )]
 
+mod fuzz;
 mod wal;

@@ -15,7 +15,6 @@
 use std::cmp::Ordering;
 
 use base::{LeaseId, Revision};
-use prost::Message;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{
@@ -104,8 +103,8 @@ pub(super) fn range_response(
     let mut kvs = Vec::new();
     let summary = view.answers(request, &mut |answer| {
         let decoded = match answer {
-            Answer::Stored(bytes) => KeyValue::decode(bytes),
-            Answer::Made(bytes) => KeyValue::decode(bytes),
+            Answer::Stored(bytes) => proto::decode::<KeyValue>(bytes),
+            Answer::Made(bytes) => proto::decode::<KeyValue>(bytes),
         };
         kvs.push(decoded.map_err(|_| malformed(&request.key))?);
         Ok(())

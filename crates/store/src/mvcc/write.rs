@@ -9,7 +9,6 @@
 
 use base::{LeaseId, Revision};
 use bytes::Bytes;
-use prost::Message;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
@@ -239,5 +238,5 @@ impl<'a> Writer<'a> {
 }
 
 fn decode(row: &Bytes, at: RevKey) -> Result<KeyValue, ReadError> {
-    KeyValue::decode(row.clone()).map_err(|_| Damage::RowMalformed(at).into())
+    proto::decode(row.clone()).map_err(|_| Damage::RowMalformed(at).into())
 }
