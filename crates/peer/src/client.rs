@@ -254,13 +254,7 @@ impl Client {
             412 if text.contains("cluster ID mismatch") => return Err(HashError::ClusterMismatch),
             _ => {}
         }
-        let told: HashAnswer = json(&succeed(answer)?.body)?;
-        Ok(HashKv {
-            revision: Revision(told.header.revision),
-            hash: told.hash,
-            compact_revision: Revision(told.compact_revision),
-            hash_revision: Revision(told.hash_revision),
-        })
+        Ok(read_hash(&succeed(answer)?.body)?)
     }
 
     /// `POST /leases` to the leader: renews a lease and says what it has, in seconds.
@@ -272,9 +266,7 @@ impl Client {
     ) -> Result<i64, LeaseError> {
         let request = LeaseKeepAliveRequest { id: id.get() }.encode_to_vec();
         let body = self.lease(url, "/leases", request, within).await?;
-        codec::check_renewal(&body).map_err(unreadable)?;
-        let answer = LeaseKeepAliveResponse::decode(body).map_err(unreadable)?;
-        if answer.id == id.get() { Ok(answer.ttl) } else { Err(unreadable("renew id mismatch")) }
+        read_renewal(body, id)
     }
 
     /// `POST /leases/internal` to the leader: what a lease has left, and its keys.
@@ -288,10 +280,7 @@ impl Client {
         let request = LeaseTimeToLiveRequest { id: id.get(), keys };
         let request = LeaseInternalRequest { lease_time_to_live_request: Some(request) };
         let body = self.lease(url, "/leases/internal", request.encode_to_vec(), within).await?;
-        codec::check_lease(&body).map_err(unreadable)?;
-        let answer = LeaseInternalResponse::decode(body).map_err(unreadable)?;
-        let answer = answer.lease_time_to_live_response.filter(|answer| answer.id == id.get());
-        answer.ok_or_else(|| unreadable("TTL id mismatch"))
+        read_time_to_live(body, id)
     }
 
     async fn lease(
@@ -356,7 +345,37 @@ fn succeed(answer: Answer) -> Result<Answer, ClientError> {
     }
 }
 
-fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ClientError> {
+/// The answer to `hashkv`.
+pub(crate) fn read_hash(body: &[u8]) -> Result<HashKv, ClientError> {
+    let told: HashAnswer = json(body)?;
+    Ok(HashKv {
+        revision: Revision(told.header.revision),
+        hash: told.hash,
+        compact_revision: Revision(told.compact_revision),
+        hash_revision: Revision(told.hash_revision),
+    })
+}
+
+/// The answer to the renewal of a lease: its seconds.
+pub(crate) fn read_renewal(body: Bytes, id: LeaseId) -> Result<i64, LeaseError> {
+    codec::check_renewal(&body).map_err(unreadable)?;
+    let answer = LeaseKeepAliveResponse::decode(body).map_err(unreadable)?;
+    if answer.id == id.get() { Ok(answer.ttl) } else { Err(unreadable("renew id mismatch")) }
+}
+
+/// The answer to what a lease has left.
+pub(crate) fn read_time_to_live(
+    body: Bytes,
+    id: LeaseId,
+) -> Result<LeaseTimeToLiveResponse, LeaseError> {
+    codec::check_lease(&body).map_err(unreadable)?;
+    let answer = LeaseInternalResponse::decode(body).map_err(unreadable)?;
+    let answer = answer.lease_time_to_live_response.filter(|answer| answer.id == id.get());
+    answer.ok_or_else(|| unreadable("TTL id mismatch"))
+}
+
+/// The answers that are JSON.
+pub(crate) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|error| ClientError::Answer(error.to_string()))
 }
 

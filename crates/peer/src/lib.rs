@@ -23,6 +23,8 @@ pub mod client;
 pub mod codec;
 mod dial;
 mod event;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 pub mod limits;
 mod serve;

@@ -169,7 +169,7 @@ pub(crate) fn answer(now: SystemTime) -> String {
 const DAY_SECONDS: u64 = 86_400;
 
 /// RFC 3339 with what is needed of nanoseconds, in UTC, as Go writes it.
-fn show_time(at: SystemTime) -> String {
+pub(crate) fn show_time(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let nanos = format!(".{:09}", since.subsec_nanos());
     let nanos = nanos.trim_end_matches('0').trim_end_matches('.');
@@ -177,7 +177,7 @@ fn show_time(at: SystemTime) -> String {
 }
 
 /// Reads RFC 3339 from 1970 on.
-fn parse_time(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse_time(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| -> Option<u64> {
         let digits = text.get(range)?;
         digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
@@ -204,10 +204,11 @@ fn parse_time(text: &str) -> Option<SystemTime> {
         ("Z", "") => 0,
         (sign @ ("+" | "-"), clock) => {
             let (hours, minutes) = clock.split_once(':')?;
-            let seconds = hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60;
-            if seconds.abs() > 2 * 86_400 {
-                return None;
-            }
+            let two = |text: &str, max: i64| -> Option<i64> {
+                let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+                is_number.then(|| text.parse().ok()).flatten().filter(|number| *number <= max)
+            };
+            let seconds = two(hours, 24)? * 3_600 + two(minutes, 60)? * 60;
             if sign == "+" { seconds } else { -seconds }
         }
         _ => return None,
@@ -244,6 +245,7 @@ mod tests {
             "1969-09-21T14:13:20Z",
             "1970-01-01T00:00:00+01:00",
             "2026-09-21T14:13:20+9999999999:00",
+            "2026-09-21T14:13:20+-1:00",
             "2026-09-2\u{e9}T14:13:20Z",
         ] {
             assert_eq!(parse_time(text), None, "{text}");
