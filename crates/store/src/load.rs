@@ -21,6 +21,9 @@ use crate::mvcc::{Core, Parts, RevKey, View};
 use crate::schema;
 use crate::version::Version;
 
+/// The highest index or term of an entry that is read: others can follow, and no log gets there.
+const COUNT_MAX: u64 = 1 << 62;
+
 /// Everything that a store begins with.
 pub(crate) struct Loaded {
     pub(crate) core: Arc<Core>,
@@ -161,8 +164,13 @@ fn refuse_newer(
 
 fn read_applied(tables: &Tables) -> Result<(LogIndex, Term), Damage> {
     let read = |name: &'static [u8]| match tables.plain(schema::META, name)? {
-        Some(row) => schema::read_number(&row)
-            .ok_or_else(|| Damage::row(schema::META, name, "not eight bytes")),
+        Some(row) => match schema::read_number(&row) {
+            None => Err(Damage::row(schema::META, name, "not eight bytes")),
+            Some(number) if number > COUNT_MAX => {
+                Err(Damage::row(schema::META, name, "more than can be counted"))
+            }
+            Some(number) => Ok(number),
+        },
         None => Ok(0),
     };
     Ok((LogIndex(read(schema::CONSISTENT_INDEX)?), Term(read(schema::TERM)?)))
@@ -186,9 +194,13 @@ fn read_leases(tables: &Tables) -> Result<Vec<leasepb::Lease>, Damage> {
 fn scan(tables: &Tables) -> Result<Scanned, Damage> {
     let mut index = Index::default();
     let mut leased = BTreeMap::new();
-    let mut last = RevKey::first_of(Revision(1));
-    for row in tables.scan(last, Revision(i64::MAX)) {
+    let (first, mut before) = (RevKey::first_of(Revision(1)), None);
+    for row in tables.scan(first, Revision(i64::MAX)) {
         let row = row?;
+        // The order of keys is that of names, but a put and a delete may have the same name.
+        if before.replace(row.at) == Some(row.at) {
+            return Err(Damage::RowContradicts(row.at));
+        }
         let parts = Parts::read(&row.bytes).ok_or(Damage::RowMalformed(row.at))?;
         if !parts.may_stand_at(row.at.main, row.tombstone) {
             return Err(Damage::RowContradicts(row.at));
@@ -204,7 +216,6 @@ fn scan(tables: &Tables) -> Result<Scanned, Damage> {
         } else if !leased.is_empty() {
             leased.remove(parts.key);
         }
-        last = row.at;
     }
-    Ok(Scanned { index, last: last.main, leased })
+    Ok(Scanned { index, last: before.unwrap_or(first).main, leased })
 }

@@ -1,5 +1,6 @@
 //! Requests against a real store, and the node by scripts.
 
+mod fuzz;
 mod node;
 mod store;
 mod watch;

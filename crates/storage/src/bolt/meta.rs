@@ -33,7 +33,7 @@ pub(super) const PAGE_SIZE_MAX: u32 = 64 << 10;
 pub(super) struct Txid(pub(super) u64);
 
 /// Beyond any number of commits, and far enough from the end of the numbers to go on counting.
-const TXID_MAX: Txid = Txid(u64::MAX / 2);
+const TXID_MAX: Txid = Txid(1 << 62);
 
 /// One state of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,9 @@ pub const TOMBSTONE_LEN: usize = 18;
 const SEPARATOR: u8 = b'_';
 const TOMBSTONE: u8 = b't';
 
+/// The largest number in a name that is read: others can follow, and no store gets there.
+const NUMBER_MAX: i64 = i64::MAX / 2;
+
 /// Names one change: the revision of its transaction and its position within.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RevKey {
@@ -68,7 +71,8 @@ impl RevKey {
         Encoded { bytes, len: if tombstone { TOMBSTONE_LEN } else { PUT_LEN } }
     }
 
-    /// Reads a row key: the name, and whether it is of a delete. `None` for other bytes.
+    /// Reads a row key: the name, and whether it is of a delete. `None` for other bytes, and for
+    /// numbers that no change can have.
     pub fn decode(bytes: &[u8]) -> Option<(Self, bool)> {
         let tombstone = match bytes.len() {
             PUT_LEN => false,
@@ -80,7 +84,8 @@ impl RevKey {
         }
         let main = i64::from_be_bytes(bytes[..8].try_into().ok()?);
         let sub = i64::from_be_bytes(bytes[9..PUT_LEN].try_into().ok()?);
-        Some((Self { main: Revision(main), sub }, tombstone))
+        let is_possible = (0..=NUMBER_MAX).contains(&main) && (0..=NUMBER_MAX).contains(&sub);
+        is_possible.then_some((Self { main: Revision(main), sub }, tombstone))
     }
 }
 
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn row_keys_are_read_back_and_ordered() {
-        let names = [(1, 0), (1, 1), (1, 255), (1, 256), (2, 0), (i64::MAX, i64::MAX)];
+        let names = [(1, 0), (1, 1), (1, 255), (1, 256), (2, 0), (NUMBER_MAX, NUMBER_MAX)];
         let mut last: Option<Encoded> = None;
         for (main, sub) in names {
             for tombstone in [false, true] {
@@ -127,5 +132,9 @@ mod tests {
         bad[17] = b't';
         bad[8] = b'-';
         assert_eq!(RevKey::decode(&bad), None);
+        for (main, sub) in [(-1, 0), (1, -1), (NUMBER_MAX + 1, 0), (1, i64::MAX)] {
+            let impossible = RevKey::new(Revision(main), sub).encode(false);
+            assert_eq!(RevKey::decode(impossible.as_ref()), None);
+        }
     }
 }
