@@ -1,5 +1,7 @@
 //! Serves one connection: tells the protocol by its first bytes, and hands requests on.
 
+#[cfg(test)]
+mod fuzz;
 mod guarded;
 mod pings;
 

@@ -25,6 +25,8 @@ mod del;
 mod downgrade;
 mod endpoint;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod get;
 mod global;
 mod help;

@@ -77,7 +77,7 @@ fn invalid(reason: impl std::fmt::Display) -> Failure {
 }
 
 /// Reads the three blocks.
-async fn read(input: &mut impl BufRead, prompts: bool) -> Outcome<pb::TxnRequest> {
+pub(super) async fn read(input: &mut impl BufRead, prompts: bool) -> Outcome<pb::TxnRequest> {
     let prompt = |text: &[u8]| if prompts { print(text) } else { Ok(()) };
     let mut request = pb::TxnRequest::default();
     prompt(b"compares:\n")?;

@@ -66,7 +66,7 @@ fn refusal(code: StatusCode, status: &Status) -> Box<Response<Body>> {
 }
 
 /// Reads `grpc-timeout`: up to eight digits and a unit.
-fn parse(text: &[u8]) -> Result<Duration, String> {
+pub(super) fn parse(text: &[u8]) -> Result<Duration, String> {
     let shown = || String::from_utf8_lossy(text).into_owned();
     if text.len() < 2 {
         return Err(format!("transport: timeout string is too short: {:?}", shown()));

@@ -20,6 +20,8 @@ mod body;
 mod call;
 mod cluster;
 mod early;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod kv;
 mod lease;

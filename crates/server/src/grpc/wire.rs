@@ -141,7 +141,7 @@ impl Messages {
     }
 }
 
-fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
+pub(super) fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
     let mut decoder = GzDecoder::new(compressed);
     if decoder.header().is_none() {
         let reason = match compressed.len() {

@@ -128,7 +128,7 @@ async fn time_to_live(api: &Api, question: Bytes) -> Answer {
 }
 
 /// Reads `{"revision": N}` as Go does: what is absent or `null` is 0, other fields do not count.
-fn read_revision(question: &[u8]) -> Option<Revision> {
+pub(super) fn read_revision(question: &[u8]) -> Option<Revision> {
     let question: serde_json::Value = serde_json::from_slice(question).ok()?;
     let fields = match question {
         serde_json::Value::Null => return Some(Revision(0)),

@@ -7,6 +7,8 @@
 mod access;
 mod answer;
 mod forwarded;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod peer;
 mod query;
