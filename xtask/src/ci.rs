@@ -23,8 +23,9 @@ enum Outcome {
 
 type Step = (&'static str, fn(&Path) -> Result<Outcome>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("test", test),
+    ("fuzz", fuzz),
     ("fmt", fmt),
     ("clippy", clippy),
     ("doc", doc),
@@ -32,6 +33,9 @@ const STEPS: [Step; 7] = [
     ("deny", deny),
     ("compat", compat),
 ];
+
+/// How long each decoder is fed.
+const FUZZ_SECONDS: &str = "10";
 
 /// How long the comparison with real etcd may take.
 const COMPAT_MAX: &str = "-timeout=15m";
@@ -81,6 +85,13 @@ fn seconds(time: Duration) -> String {
 fn test(root: &Path) -> Result<Outcome> {
     let counts = Job::cargo(&["test", "--workspace"]).run(root)?;
     Ok(Outcome::Done(counts))
+}
+
+/// What the step before has built, for longer.
+fn fuzz(root: &Path) -> Result<Outcome> {
+    let words = ["test", "--workspace", "fuzz::", "--", "--nocapture", "--test-threads=2"];
+    let job = Job::cargo(&words).env("FUZZ_SECONDS", FUZZ_SECONDS);
+    Ok(Outcome::Done(job.run(root)?))
 }
 
 fn fmt(root: &Path) -> Result<Outcome> {

@@ -79,7 +79,7 @@ macro_rules! compat {
     };
 }
 
-const PROOFS: [Proof; 11] = [
+const PROOFS: [Proof; 12] = [
     Proof {
         name: "crashes",
         claim: "Fifty times killed under load, nothing acknowledged is missing, revisions do not \
@@ -285,6 +285,17 @@ const PROOFS: [Proof; 11] = [
                 ]
             ),
         ],
+    },
+    Proof {
+        name: "fuzz",
+        claim: "Files, messages of other members, requests and answers that are almost right are \
+                refused or mean something, for every decoder: no panic, no hang, no memory that \
+                a number in them asks for, and the same outcome in whatever pieces they come.",
+        commands: &[line(
+            ".",
+            &[("FUZZ_SECONDS", "300/2"), ("FUZZ_SEED", "SEED")],
+            &["cargo", "test", "--workspace", "fuzz::", "--", "--nocapture", "--test-threads=2"],
+        )],
     },
 ];
 

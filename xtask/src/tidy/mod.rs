@@ -7,6 +7,7 @@
 //! functions, missing documentation, licenses.
 
 mod crates;
+mod determinism;
 mod rust;
 mod source;
 mod text;
@@ -165,23 +166,6 @@ mod tests {
             &text.replace("todo!(\"x\");", "").replace("dbg!(1)", ""),
             &[],
         );
-    }
-
-    #[test]
-    fn determinism() {
-        let text = "//! Purpose.\nuse std::time::{Duration, Instant};\nuse std::{fs, thread};\n\
-                    fn f() { let a: HashMap<u8, u8> = x; std::net::lookup(); }\n\
-                    fn g(a: HashMap<u8, u8, Fixed>) {}\n";
-        let expected = [
-            "a.rs:2: `std::time::Instant`",
-            "a.rs:3: `std::fs`",
-            "a.rs:3: `std::thread`",
-            "a.rs:4: `HashMap`",
-            "a.rs:4: `std::net`",
-        ];
-        expect("crates/store/src/a.rs", text, &expected);
-        expect("crates/cli/src/a.rs", text, &[]);
-        expect("crates/storage/src/disk/real.rs", "//! Real.\nuse std::fs;\n", &[]);
     }
 
     #[test]

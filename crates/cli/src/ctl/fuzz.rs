@@ -11,7 +11,7 @@ use super::watch_args::{Environment, from_line};
 use crate::go;
 
 const TXN: &str = "mod(\"k\") > \"5\"\nlease(`l`) = \"1f\"\nval(\"v\\x41\\u00e9\") != \"x y\"\n\n\
-                   put k \"v\\x41\" --lease 1f --prev-kv\nget \"\" --prefix --limit 3\ndel k --prev-kv\n\n\
+                   put k \"v\\x41\" --lease 1f --prev-kv\nget \"\" --prefix --limit 3\nget k --rev 7\n\n\
                    put 'a b' c\n\n";
 
 const WATCH: &str = "key \"end\\n\" --rev 7 --prefix=false --progress-notify -- sh -c 'x'";

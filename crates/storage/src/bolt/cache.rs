@@ -40,6 +40,7 @@ impl Hasher for IdHasher {
 }
 
 /// A map by page number.
+// order: pages are looked up, put in and taken out by number; nothing goes over all of them.
 pub(super) type IdMap<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
 struct Entry {

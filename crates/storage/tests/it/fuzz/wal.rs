@@ -114,7 +114,7 @@ fn go_on(disk: &Faulty, at: &walpb::Snapshot) -> Option<Vec<raftpb::Entry>> {
     let mut expected = entries.clone();
     let last = wal.last_index().0;
     let more = entry(hard_state.term().max(1), last + 1, &[7; 40]);
-    // A snapshot record may lie beyond the last entry: then its entries are not there to go on from.
+    // Behind a snapshot record beyond the last entry there is nothing to go on from.
     if at.index() + entries.len() as u64 == last && last + 1 < u64::MAX {
         wal.append(std::slice::from_ref(&more), None).unwrap();
         expected.push(more);
