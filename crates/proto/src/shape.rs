@@ -222,9 +222,9 @@ mod tests {
                 let kind = kind.split("#[").next().unwrap_or_default();
                 let words = kind.split(|c: char| !c.is_alphanumeric() && c != '_');
                 let known = ["Option", "Vec"];
-                let named = words.filter(|word| word.starts_with(char::is_uppercase));
+                let mut named = words.filter(|word| word.starts_with(char::is_uppercase));
                 // A variant comes before its type.
-                let kind = named.filter(|word| !known.contains(word)).next_back();
+                let kind = named.rfind(|word| !known.contains(word));
                 found.push((number, kind.expect("a type").to_owned()));
             }
         }

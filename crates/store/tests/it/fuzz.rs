@@ -4,6 +4,8 @@
 //! *Invariants.* What is opened is used as well: read at several revisions, written to, compacted,
 //! committed. Entries are applied to two stores, which must do the same.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::path::Path;
 
 use base::{Moment, Revision};
