@@ -29,12 +29,12 @@ const OPS_MAX: usize = 128;
 
 fn key(u: &mut Unstructured<'_>) -> Result<Bytes> {
     let keys = [&b"a"[..], b"b", b"c", b"d", b"e", b"f", b"g", b"\0"];
-    Ok(Bytes::from_static(if u.ratio(1, 40)? { b"" } else { u.choose(&keys)? }))
+    Ok(Bytes::from_static(if u.ratio(39, 40)? { u.choose(&keys)? } else { b"" }))
 }
 
 fn op(u: &mut Unstructured<'_>, depth: u32) -> Result<RequestOp> {
     let request = match u.int_in_range(1..=if depth == 0 { 3 } else { 5 })? {
-        _ if u.ratio(1, 60)? => None,
+        _ if !u.ratio(59, 60)? => None,
         1 => Some(Request::RequestRange(RangeRequest {
             key: key(u)?,
             range_end: key(u)?,
@@ -96,9 +96,9 @@ fn check_passed(txn: &TxnRequest, budget: usize) {
 
 fn check_txn_bytes(u: &mut Unstructured<'_>) -> Result<Verdict> {
     let mut bytes = txn(u, 3)?.encode_to_vec();
-    if !u.ratio(7, 8)? {
+    if !u.ratio(31, 32)? {
         // Deeper and deeper, some of it with groups.
-        for _ in 0..u.int_in_range(0..=700)? {
+        for _ in 0..u.int_in_range(0..=560)? {
             let body = TxnRequest { success: vec![RequestOp::default()], ..TxnRequest::default() };
             let mut outer = vec![0x22];
             prost::encoding::encode_varint(bytes.len() as u64, &mut outer);

@@ -42,7 +42,7 @@ fn enveloped(data: Vec<u8>) -> Vec<u8> {
 }
 
 /// Loads the newest one: a damaged one is put aside once, and the older one taken.
-fn load(newer: &[u8]) -> Verdict {
+fn load(newer: &[u8]) -> (Verdict, raftpb::Snapshot) {
     let (disk, files) = files(newer);
     let loaded = files.load_newest(&recorded()).unwrap();
     let index = |found: &raftpb::Snapshot| found.metadata.as_ref().unwrap().index();
@@ -55,35 +55,38 @@ fn load(newer: &[u8]) -> Verdict {
         assert_eq!(found, Some(10));
     }
     let again = files.load_newest(&recorded()).unwrap();
-    assert_eq!((again.snapshot, again.broken), (loaded.snapshot, vec![]));
-    if loaded.broken.is_empty() { Verdict::Taken } else { Verdict::Refused }
+    assert_eq!((&again.snapshot, again.broken), (&loaded.snapshot, vec![]));
+    let verdict = if loaded.broken.is_empty() { Verdict::Taken } else { Verdict::Refused };
+    (verdict, loaded.snapshot.unwrap())
 }
 
 #[test]
 fn damaged_snapshot_files_are_put_aside() {
     let inner = snapshot(20).encode_to_vec();
     let whole = enveloped(inner.clone());
-    assert_eq!(load(&whole), Verdict::Taken);
+    assert_eq!(load(&whole).0, Verdict::Taken);
     fuzz("snap", |u| {
-        let mut bytes = if u.arbitrary()? {
+        if u.arbitrary()? {
+            // What stands behind the checksum.
             let mut inner = inner.clone();
             mutate(u, &mut inner)?;
-            enveloped(inner)
-        } else {
-            whole.clone()
-        };
-        if u.arbitrary()? {
-            mutate(u, &mut bytes)?;
+            return Ok(load(&enveloped(inner)).0);
         }
-        Ok(load(&bytes))
+        let mut bytes = whole.clone();
+        mutate(u, &mut bytes)?;
+        let (verdict, loaded) = load(&bytes);
+        if verdict == Verdict::Taken {
+            assert_eq!(loaded, snapshot(20), "the checksum did not see a change");
+        }
+        Ok(verdict)
     });
 }
 
 /// A file of nothing but `{` is groups in groups to a decoder of protobuf.
 #[test]
 fn groups_take_no_stack() {
-    assert_eq!(load(&vec![b'{'; 4 << 20]), Verdict::Refused);
-    assert_eq!(load(&enveloped(vec![b'{'; 4 << 20])), Verdict::Refused);
+    assert_eq!(load(&vec![b'{'; 4 << 20]).0, Verdict::Refused);
+    assert_eq!(load(&enveloped(vec![b'{'; 4 << 20])).0, Verdict::Refused);
     // In the metadata, and in the configuration there.
     let inside = |field: u8, body: Vec<u8>| {
         let mut bytes = vec![field << 3 | 2];
@@ -92,6 +95,6 @@ fn groups_take_no_stack() {
         bytes
     };
     let groups = vec![b'{'; 4 << 20];
-    assert_eq!(load(&enveloped(inside(2, groups.clone()))), Verdict::Refused);
-    assert_eq!(load(&enveloped(inside(2, inside(1, groups)))), Verdict::Refused);
+    assert_eq!(load(&enveloped(inside(2, groups.clone()))).0, Verdict::Refused);
+    assert_eq!(load(&enveloped(inside(2, inside(1, groups)))).0, Verdict::Refused);
 }
