@@ -146,7 +146,7 @@ fn damaged_segments_are_refused_or_a_beginning() {
         }
         let found = go_on(&disk, &beginning());
         if let Some(found) = &found {
-            assert!(sample.entries.starts_with(found), "invented: {found:?}");
+            assert!(sample.entries.starts_with(found), "{} entries, invented", found.len());
         }
         Ok(Verdict::of(&found.ok_or(())))
     });
