@@ -99,6 +99,9 @@ pub enum Damage {
     /// A row says something else than a put or a delete at its revision says.
     #[error("bucket key, row {0}: the row is not of this revision, or has no key")]
     RowContradicts(RevKey),
+    /// A row has the name of the one before it, or should stand before that.
+    #[error("bucket key, row {0}: the row does not come after the one before it")]
+    RowOrder(RevKey),
     /// Another row cannot be read.
     #[error("bucket {bucket}, row {}: {what}", row.escape_ascii())]
     Row {
@@ -126,7 +129,7 @@ impl Damage {
             |bucket: &[u8], row: &[u8]| database.damaged_row(bucket, row, self.to_string());
         let found = match &self {
             Self::RowName(name) => placed(schema::KEY, name),
-            Self::RowMalformed(at) | Self::RowContradicts(at) => {
+            Self::RowMalformed(at) | Self::RowContradicts(at) | Self::RowOrder(at) => {
                 match placed(schema::KEY, at.encode(false).as_ref()) {
                     Ok(None) => placed(schema::KEY, at.encode(true).as_ref()),
                     found => found,

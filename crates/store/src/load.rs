@@ -197,9 +197,9 @@ fn scan(tables: &Tables) -> Result<Scanned, Damage> {
     let (first, mut before) = (RevKey::first_of(Revision(1)), None);
     for row in tables.scan(first, Revision(i64::MAX)) {
         let row = row?;
-        // The order of keys is that of names, but a put and a delete may have the same name.
-        if before.replace(row.at) == Some(row.at) {
-            return Err(Damage::RowContradicts(row.at));
+        // Two pages may be in each other's way, and a put and a delete may have the same name.
+        if before.replace(row.at) >= Some(row.at) {
+            return Err(Damage::RowOrder(row.at));
         }
         let parts = Parts::read(&row.bytes).ok_or(Damage::RowMalformed(row.at))?;
         if !parts.may_stand_at(row.at.main, row.tombstone) {

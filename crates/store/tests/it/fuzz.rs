@@ -24,10 +24,13 @@ use proto::membershippb::{
 use proto::mvccpb::KeyValue;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType};
 use storage::bolt::{self, Batch, Database, Options};
-use storage::disk::Faulty;
+use storage::disk::{Blob, Faulty, Image};
 use store::{Member as Row, RevKey, Store, StoreOptions, Version, schema};
 
 use crate::member::{Member, TERM};
+
+/// Puts of one key beside everything else.
+const MORE_PUTS: usize = 120;
 
 /// Rows by bucket.
 type Rows = Vec<(&'static [u8], Bytes, Bytes)>;
@@ -112,7 +115,8 @@ fn changes() -> Vec<ConfChange> {
     ]
 }
 
-/// The rows of a store that has seen everything.
+/// The rows of a store that has seen everything, with so many of bucket `key` that they take
+/// several pages.
 fn rows() -> Rows {
     let mut member = Member::new(StoreOptions::default());
     for change in changes() {
@@ -121,6 +125,9 @@ fn rows() -> Rows {
     }
     for request in requests() {
         member.apply(request).result.unwrap();
+    }
+    for _ in 0..MORE_PUTS {
+        member.apply(request(|r| r.put = Some(put("more", 0)))).result.unwrap();
     }
     member.flush();
     let view = member.view();
@@ -137,8 +144,13 @@ fn rows() -> Rows {
 
 /// Makes a database of these rows, in memory.
 fn database(rows: &Rows) -> Database {
-    let options = Options { sync: false, ..Options::default() };
-    let mut database = Database::open(&Faulty::new(1), Path::new("db"), options).unwrap();
+    database_on(&Faulty::new(1), rows)
+}
+
+const OPTIONS: Options = Options { page_size: 4096, cache_bytes: 1 << 20, sync: false };
+
+fn database_on(disk: &Faulty, rows: &Rows) -> Database {
+    let mut database = Database::open(disk, Path::new("db"), OPTIONS).unwrap();
     let mut batch = Batch::default();
     for bucket in schema::BUCKETS {
         batch.create_bucket(bucket);
@@ -150,6 +162,29 @@ fn database(rows: &Rows) -> Database {
     }
     database.commit(batch).unwrap();
     database
+}
+
+/// The same rows with a page of the file in another one's place, or with bytes of it changed.
+fn rotten(u: &mut Unstructured<'_>, rows: &Rows) -> Result<Option<Database>> {
+    const PAGE: usize = 4096;
+    let disk = Faulty::new(1);
+    drop(database_on(&disk, rows));
+    let mut file = disk.read(Path::new("db")).unwrap();
+    for _ in 0..u.int_in_range(1..=2)? {
+        let pages = file.len() / PAGE;
+        let (from, to) = (u.int_in_range(2..=pages - 1)?, u.int_in_range(2..=pages - 1)?);
+        if u.arbitrary()? {
+            file.copy_within(from * PAGE..(from + 1) * PAGE, to * PAGE);
+            file[to * PAGE..][..8].copy_from_slice(&(to as u64).to_le_bytes());
+        } else {
+            let at = to * PAGE + u.int_in_range(8..=PAGE - 1)?;
+            file[at] ^= 1 << u.int_in_range(0..=7)?;
+        }
+    }
+    let mut image = Image::default();
+    image.files.insert("db".into(), Blob::new(&file));
+    let disk = Faulty::from_image(&image, 1).unwrap();
+    Ok(Database::open(&disk, Path::new("db"), OPTIONS).ok())
 }
 
 /// Reads, writes, compacts and commits. False when an error stopped it.
@@ -196,7 +231,7 @@ fn exercise(u: &mut Unstructured<'_>, store: &mut Store, database: &mut Database
         }
     }
     if let Some(frozen) = store.freeze() {
-        let view = database.commit(frozen.batch).unwrap();
+        let Ok(view) = database.commit(frozen.batch) else { return Ok(false) };
         store.committed(view);
         assert!(store.freeze().is_none());
     }
@@ -305,13 +340,18 @@ fn damaged_rows_are_refused_or_served() {
         for _ in 0..u.int_in_range(0..=3)? {
             change_row(u, &mut rows)?;
         }
-        let mut database = database(&rows);
+        let is_rotten = !u.ratio(2, 3)?;
+        let Some(mut database) =
+            (if is_rotten { rotten(u, &rows)? } else { Some(database(&rows)) })
+        else {
+            return Ok(Verdict::Refused);
+        };
         match open(&database) {
             Ok(mut store) => {
                 let is_sound = exercise(u, &mut store, &mut database)?;
                 // What was committed can be opened.
                 let again = open(&database).err();
-                assert!(!is_sound || again.is_none(), "{again:?}");
+                assert!(!is_sound || is_rotten || again.is_none(), "{again:?}");
                 Ok(Verdict::Taken)
             }
             Err(_) => Ok(Verdict::Refused),
@@ -415,7 +455,34 @@ fn refusal(more: &[(RevKey, bool)]) -> String {
 fn a_put_and_a_delete_of_one_name_are_refused() {
     let at = RevKey::new(Revision(900), 0);
     let line = refusal(&[(at, false), (at, true)]);
-    assert!(line.contains("row 900_0"), "{line}");
+    assert!(line.contains("row 900_0: the row does not come after"), "{line}");
+}
+
+/// Pages carry no checksum: one that was written to a wrong place may look sound.
+#[test]
+fn a_page_in_the_place_of_another_one_is_refused() {
+    const PAGE: usize = 4096;
+    let disk = Faulty::new(1);
+    drop(database_on(&disk, &rows()));
+    let file = disk.read(Path::new("db")).unwrap();
+    // The leaves of bucket `key` are those with its rows.
+    let is_leaf = |page: usize| {
+        let bytes = &file[page * PAGE..(page + 1) * PAGE];
+        bytes[8] == 2 && bytes.windows(4).any(|window| window == b"more")
+    };
+    let leaves: Vec<usize> = (2..file.len() / PAGE).filter(|page| is_leaf(*page)).collect();
+    let [first, second, ..] = leaves[..] else { panic!("{leaves:?}") };
+    for (from, to) in [(first, second), (second, first)] {
+        let mut file = file.clone();
+        file.copy_within(from * PAGE..(from + 1) * PAGE, to * PAGE);
+        file[to * PAGE..][..8].copy_from_slice(&(to as u64).to_le_bytes());
+        let mut image = Image::default();
+        image.files.insert("db".into(), Blob::new(&file));
+        let disk = Faulty::from_image(&image, 1).unwrap();
+        let database = Database::open(&disk, Path::new("db"), OPTIONS).unwrap();
+        let line = open(&database).unwrap_err().to_string();
+        assert!(line.contains("the row does not come after the one before it"), "{line}");
+    }
 }
 
 #[test]
