@@ -37,6 +37,9 @@ use super::{Disk, File, Lock, Open};
 /// What a disk writes at once: either all of it arrives or nothing.
 const SECTOR: u64 = 512;
 
+/// In what a kernel takes a write.
+const PAGE: u64 = 4096;
+
 /// The disk. Clones are the same disk.
 #[derive(Clone)]
 pub struct Faulty(Arc<Mutex<State>>);
@@ -51,6 +54,11 @@ struct State {
     capacity_bytes: Option<u64>,
     /// How many syncs succeed before one fails.
     syncs_until_failure: Option<u64>,
+    sync_failed: bool,
+    /// Errors given so far, but for those after a crash.
+    errors: u64,
+    /// How many writes succeed before one fails half done.
+    writes_until_failure: Option<u64>,
     sync_is_a_lie: bool,
     flip_one_read_in: Option<u64>,
     /// Bytes asked for by the largest read.
@@ -109,6 +117,9 @@ impl Faulty {
             crashed: false,
             capacity_bytes: None,
             syncs_until_failure: None,
+            sync_failed: false,
+            errors: 0,
+            writes_until_failure: None,
             sync_is_a_lie: false,
             flip_one_read_in: None,
             largest_read: 0,
@@ -149,6 +160,11 @@ impl Faulty {
         self.0.lock().crash_at = Some(operation);
     }
 
+    /// Lets everything fail from now on, reads included.
+    pub fn stop_now(&self) {
+        self.0.lock().crashed = true;
+    }
+
     /// Whether the disk has stopped.
     pub fn crashed(&self) -> bool {
         self.0.lock().crashed
@@ -183,9 +199,34 @@ impl Faulty {
         self.0.lock().capacity_bytes = bytes;
     }
 
+    /// What [`Self::set_capacity`] has set.
+    pub fn capacity(&self) -> Option<u64> {
+        self.0.lock().capacity_bytes
+    }
+
+    /// The lengths of all files that are there, together.
+    pub fn used(&self) -> u64 {
+        self.0.lock().used()
+    }
+
     /// Lets one sync fail with `EIO`, after `successes` that succeed.
     pub fn fail_sync_after(&self, successes: u64) {
         self.0.lock().syncs_until_failure = Some(successes);
+    }
+
+    /// Lets one write fail with `EIO` after some of its pages, after `successes` that succeed.
+    pub fn fail_write_after(&self, successes: u64) {
+        self.0.lock().writes_until_failure = Some(successes);
+    }
+
+    /// How many operations failed because the disk was full, or told to fail.
+    pub fn errors(&self) -> u64 {
+        self.0.lock().errors
+    }
+
+    /// Whether a sync has failed, so that what was to be synced is only in memory for good.
+    pub fn sync_failed(&self) -> bool {
+        self.0.lock().sync_failed
     }
 
     /// From now on a sync succeeds and makes nothing durable: to prove that a crash test can fail.
@@ -317,24 +358,25 @@ impl State {
         Ok(())
     }
 
+    /// The lengths of all files that have a name or are open.
+    fn used(&self) -> u64 {
+        let lengths = self.inodes.iter().map(|inode| match inode {
+            Inode::File(file) if file.references > 0 => file.live.len(),
+            _ => 0,
+        });
+        lengths.sum()
+    }
+
     /// How long `inode` may become when it wants `len`.
     fn space_for(&mut self, inode: InodeId, len: u64) -> io::Result<u64> {
         let Some(capacity) = self.capacity_bytes else { return Ok(len) };
         let own = self.file(inode)?.live.len();
-        let used: u64 = self
-            .inodes
-            .iter()
-            .map(|inode| match inode {
-                Inode::File(file) if file.references > 0 => file.live.len(),
-                _ => 0,
-            })
-            .sum();
-        Ok(len.min(own + capacity.saturating_sub(used)))
+        Ok(len.min(own + capacity.saturating_sub(self.used())))
     }
 
     fn set_len(&mut self, inode: InodeId, len: u64) -> io::Result<()> {
         if len > self.file(inode)?.live.len() && self.space_for(inode, len)? < len {
-            return Err(Errno::ENOSPC.into());
+            return Err(self.fail(Errno::ENOSPC));
         }
         let file = self.file(inode)?;
         file.live.set_len(len);
@@ -345,6 +387,17 @@ impl State {
     fn write(&mut self, inode: InodeId, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(bytes.len() as u64).ok_or(Errno::EFBIG)?;
         let mut fits = bytes.len();
+        let fails = self.writes_until_failure == Some(0);
+        self.writes_until_failure = match self.writes_until_failure {
+            None | Some(0) => None,
+            Some(left) => Some(left - 1),
+        };
+        if fails {
+            // As far as whole pages went.
+            let middle = offset + fits as u64 / 2;
+            let whole = (middle / PAGE * PAGE).saturating_sub(offset);
+            fits = fits.min(usize::try_from(whole).unwrap_or(0));
+        }
         if end > self.file(inode)?.live.len() {
             // A full disk takes the part of a write that fits.
             let room = self.space_for(inode, end)?.saturating_sub(offset);
@@ -355,7 +408,17 @@ impl State {
             file.live.write(&bytes[..fits], offset);
             file.unsynced.push(Change::Write { offset, bytes: bytes[..fits].to_vec() });
         }
-        if fits < bytes.len() { Err(Errno::ENOSPC.into()) } else { Ok(()) }
+        match () {
+            () if fails => Err(self.fail(Errno::EIO)),
+            () if fits < bytes.len() => Err(self.fail(Errno::ENOSPC)),
+            () => Ok(()),
+        }
+    }
+
+    /// An error that the disk was told to give.
+    fn fail(&mut self, error: Errno) -> io::Error {
+        self.errors += 1;
+        error.into()
     }
 
     /// Whether a sync may do its work; `Ok(false)` when it only claims so.
@@ -364,7 +427,8 @@ impl State {
         match self.syncs_until_failure {
             Some(0) => {
                 self.syncs_until_failure = None;
-                return Err(Errno::EIO.into());
+                self.sync_failed = true;
+                return Err(self.fail(Errno::EIO));
             }
             Some(left) => self.syncs_until_failure = Some(left - 1),
             None => {}
