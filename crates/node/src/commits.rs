@@ -140,10 +140,13 @@ impl Commits {
         };
     }
 
-    /// When the pending changes are due.
+    /// When the pending changes are due. Never when the member ends: then they are due as soon as
+    /// everything is applied.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self.stage {
-            Stage::Idle if !self.is_held => self.since.map(|since| since + limits::COMMIT_INTERVAL),
+            Stage::Idle if !self.is_held && !self.draining => {
+                self.since.map(|since| since + limits::COMMIT_INTERVAL)
+            }
             _ => None,
         }
     }

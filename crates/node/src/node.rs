@@ -172,6 +172,8 @@ pub struct Node {
     install: Option<Install>,
     /// The apply worker installs the snapshot at this index.
     installing: Option<LogIndex>,
+    /// Up to where the log is released when that is done.
+    release_at: Option<LogIndex>,
     /// The newest snapshot that raft has put in the place of its log: its configuration is in
     /// force although entries before it may still be on their way through the apply lane.
     restored: LogIndex,
@@ -258,6 +260,7 @@ impl Node {
             applying: VecDeque::new(),
             install: None,
             installing: None,
+            release_at: None,
             restored: snapshot,
             compacted_at: snapshot,
             sending: BTreeMap::new(),
@@ -283,7 +286,9 @@ impl Node {
             _ => None,
         };
         let removed = self.removed.map(|since| since + REMOVED_INTERVAL);
-        let (commits, duties) = (self.commits.deadline(), self.duties.deadline());
+        // A member that ends has no duties: what would be due stays so until it has ended.
+        let duties = self.duties.deadline().filter(|_| !self.is_stopping());
+        let commits = self.commits.deadline();
         let (reads, held) = (self.reads.deadline(), self.held.deadline());
         let others =
             [commits, duties, reads, held, self.transfers.deadline(), handing_over, removed];
@@ -520,6 +525,7 @@ impl Node {
                 self.commits.installed(index);
                 self.set_pending(pending);
                 self.compacted_at = index;
+                self.snapshot_installed();
             }
             ApplyReceipt::Changed { pending } => self.set_pending(pending),
         }

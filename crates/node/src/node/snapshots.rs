@@ -73,7 +73,17 @@ impl Node {
         if let Some(install) = self.install.as_mut().filter(|install| install.index == at) {
             install.is_logged = true;
         }
-        self.effects.log.push(LogEffect::Release(at));
+        // The database of the one that is being put in place is released after that.
+        if self.installing.is_some() {
+            self.release_at = Some(at);
+        } else {
+            self.effects.log.push(LogEffect::Release(at));
+        }
+    }
+
+    /// A snapshot is in place: what was needed for it is not any more.
+    pub(super) fn snapshot_installed(&mut self) {
+        self.effects.log.extend(self.release_at.take().map(LogEffect::Release));
     }
 
     /// A snapshot leaves with the state of the next commit, unless too many are on their way.
