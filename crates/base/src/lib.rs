@@ -8,6 +8,7 @@ pub mod calendar;
 mod clock;
 mod id;
 pub mod limits;
+pub mod mutant;
 mod request_id;
 mod rng;
 

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use base::mutant::{Mutant, is_on};
 use base::{Moment, RequestId};
 use bytes::Bytes;
 use proto::raftpb::ConfChange;
@@ -80,8 +81,11 @@ impl Held {
     /// Refuses what has waited for too long.
     pub(crate) fn expire(&mut self, now: Moment, answers: &mut Vec<Answer>) {
         while self.deadline().is_some_and(|until| until <= now)
-            && let Some((id, _)) = self.pop()
+            && let Some((id, proposal)) = self.pop()
         {
+            if is_on(Mutant::RefuseAndPropose) {
+                self.push(id, proposal, now + std::time::Duration::from_secs(3_600));
+            }
             answers.push(Answer::Refused { id, reason: Rejected::DeadlineExceeded });
         }
     }

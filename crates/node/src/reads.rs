@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, Moment, RequestIds};
 use bytes::Bytes;
 
@@ -65,6 +66,13 @@ impl Reads {
     pub(crate) fn push(&mut self, ticket: Ticket) -> bool {
         if self.waiting.len() + self.later >= WAITING_MAX {
             return false;
+        }
+        if is_on(Mutant::ReadJoinsAsked)
+            && let Some(asked) = &mut self.asked
+        {
+            asked.tickets.push(ticket);
+            self.later += 1;
+            return true;
         }
         self.waiting.push(ticket);
         true
@@ -114,7 +122,8 @@ impl Reads {
 
     /// Releases what the state has reached.
     pub(crate) fn release(&mut self, applied: LogIndex, answers: &mut Vec<Answer>) {
-        while let Some((_, tickets)) = self.found.pop_front_if(|(index, _)| *index <= applied) {
+        let is_there = |index: LogIndex| index <= applied || is_on(Mutant::ReadBeforeApplied);
+        while let Some((_, tickets)) = self.found.pop_front_if(|(index, _)| is_there(*index)) {
             self.later -= tickets.len();
             answers.extend(tickets.into_iter().map(Answer::ReadReady));
         }

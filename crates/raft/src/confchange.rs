@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId};
 use proto::raftpb::{
     ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
@@ -228,7 +229,9 @@ impl<'a> Draft<'a> {
     }
 
     fn remove(&mut self, id: MemberId) {
-        self.configuration.voters.incoming.0.remove(&id);
+        if !is_on(Mutant::RemovedKeepsVote) {
+            self.configuration.voters.incoming.0.remove(&id);
+        }
         self.configuration.learners.remove(&id);
         self.configuration.learners_next.remove(&id);
         if !self.configuration.voters.outgoing.0.contains(&id) {

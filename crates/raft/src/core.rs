@@ -1,5 +1,6 @@
 //! The core's face: where it stands, which receipts it takes, and what comes out.
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId, Rng, Term};
 use proto::raftpb::{Entry, HardState, Message, MessageType, Snapshot};
 
@@ -242,7 +243,9 @@ impl Raft {
             snapshot: snapshot.as_ref().map(|snapshot| snapshot_position(snapshot).index),
         };
         Some(Append {
-            must_sync: ballot_changed || snapshot.is_some() || !entries.is_empty(),
+            must_sync: (ballot_changed && !is_on(Mutant::VoteBeforeSync))
+                || snapshot.is_some()
+                || (!entries.is_empty() && !is_on(Mutant::EntriesWithoutSync)),
             snapshot,
             entries,
             hard_state: changed.then_some(hard),
@@ -287,7 +290,10 @@ impl Raft {
         if message.term.is_none() && !carries_no_term {
             message.term = Some(self.term.0);
         }
-        if !message::waits_for_disk(kind) {
+        let is_early = is_on(Mutant::AnswerBeforeDisk)
+            && kind == MessageType::MsgAppResp
+            && message.to() != self.config.id.0;
+        if !message::waits_for_disk(kind) || is_early {
             assert_ne!(message.to(), self.config.id.0, "{kind:?} to oneself");
             self.outbox.push(message);
         } else if !self.config.gather || !self.joins_last_promise(&message) {

@@ -24,6 +24,7 @@
 
 use std::collections::VecDeque;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, Term};
 use bytes::Bytes;
 use prost::Message as _;
@@ -200,7 +201,8 @@ impl Log {
         entries: Vec<Entry>,
         committed: LogIndex,
     ) -> Option<LogIndex> {
-        if !self.has(before) {
+        let is_held = is_on(Mutant::AppendWithoutMatch) && self.term(before.index).is_some();
+        if !self.has(before) && !is_held {
             return None;
         }
         let last_new = LogIndex(before.index.0 + entries.len() as u64);

@@ -8,6 +8,7 @@
 //! *Contract.* `raft.go` of go.etcd.io/raft v3.7.0.
 
 use base::MemberId;
+use base::mutant::{Mutant, is_on};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::raftpb::{ConfChange, ConfChangeV2, Entry, EntryType, Message, MessageType};
@@ -82,7 +83,11 @@ impl Raft {
                     return Err(ProposeError::NotForwarded);
                 }
                 let forward = message::to(self.leader, MessageType::MsgProp);
-                self.send(Message { from: Some(from.0), entries, ..forward });
+                let forward = Message { from: Some(from.0), entries, ..forward };
+                if is_on(Mutant::ForwardTwice) {
+                    self.send(forward.clone());
+                }
+                self.send(forward);
                 Ok(None)
             }
             _ => Err(ProposeError::NoLeader),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId};
 
 /// How a vote stands.
@@ -44,12 +45,13 @@ impl Majority {
         }
         reached.sort_unstable();
         // Of n ascending indexes, the one at (n - 1) / 2 is reached by a majority.
-        reached[(count - 1) / 2]
+        let missing = usize::from(is_on(Mutant::CommitWithoutQuorum));
+        reached[((count - 1) / 2 + missing).min(count - 1)]
     }
 
     /// How the vote stands, when `vote` tells what each voter said.
     pub fn vote(&self, vote: impl Fn(MemberId) -> Option<bool>) -> VoteResult {
-        let needed = self.0.len() / 2 + 1;
+        let needed = self.0.len() / 2 + usize::from(!is_on(Mutant::ElectWithoutQuorum));
         let (mut yes, mut open) = (0, 0);
         for &id in &self.0 {
             match vote(id) {

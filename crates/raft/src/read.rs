@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId};
 use bytes::Bytes;
 use proto::raftpb::{Entry, Message, MessageType};
@@ -132,11 +133,14 @@ impl Raft {
 
     fn read_as_leader(&mut self, request: ReadRequest) {
         let committed = self.log.committed();
-        if !self.has_committed_in_term() {
+        if !self.has_committed_in_term() && !is_on(Mutant::ReadBeforeFirstCommit) {
             if self.reads.waiting.len() < WAITING_MAX {
                 self.reads.waiting.push(request);
             }
-        } else if self.is_sole_voter() || self.config.read_mode == ReadMode::Lease {
+        } else if self.is_sole_voter()
+            || self.config.read_mode == ReadMode::Lease
+            || is_on(Mutant::SkipReadRound)
+        {
             self.answer_read(request, committed);
         } else if self.reads.unconfirmed.len() < UNCONFIRMED_MAX {
             self.reads.unconfirmed.push_back((request, committed));

@@ -8,6 +8,7 @@
 //!
 //! *Contract.* `raft.go` of go.etcd.io/raft v3.7.0.
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId, Term};
 use bytes::Bytes;
 use proto::raftpb::{ConfState, Message, MessageType, Snapshot, SnapshotMetadata};
@@ -153,7 +154,9 @@ impl Raft {
 
     fn send_heartbeat(&mut self, to: MemberId, context: Option<Bytes>) {
         let Some(progress) = self.tracker.progress_mut(to) else { return };
-        let commit = progress.matched.min(self.log.committed());
+        let committed = self.log.committed();
+        let tells_all = is_on(Mutant::HeartbeatTellsAll);
+        let commit = if tells_all { committed } else { progress.matched.min(committed) };
         progress.sent_commit = commit;
         let kind = MessageType::MsgHeartbeat;
         self.send(Message { commit: Some(commit.0), context, ..message::to(to, kind) });

@@ -4,6 +4,7 @@
 //! *Contract.* `raft.go`, `rawnode.go` of go.etcd.io/raft v3.7.0. A message that contradicts itself
 //! is refused here where it panics there.
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId, Term};
 use bytes::Bytes;
 use proto::raftpb::{Entry, Message, MessageType};
@@ -183,12 +184,14 @@ impl Raft {
     fn step_vote(&mut self, message: &Message, kind: MessageType) {
         let from = MemberId(message.from());
         let is_pre_vote = kind == MessageType::MsgPreVote;
-        let free = self.vote == from
+        let free = is_on(Mutant::VoteTwice)
+            || self.vote == from
             || (self.vote == MemberId::NONE && self.leader == MemberId::NONE)
             || (is_pre_vote && message.term() > self.term.0);
         let theirs = Position { index: LogIndex(message.index()), term: Term(message.log_term()) };
         let answer = message::vote_response(kind);
-        if free && theirs.is_up_to_date_with(self.log.last()) {
+        let is_good = theirs.is_up_to_date_with(self.log.last()) || is_on(Mutant::VoteForOlderLog);
+        if free && is_good {
             // With the term that was asked for: a pre-vote is about a term that is not ours yet.
             self.send(Message { term: message.term, ..message::to(from, answer) });
             if !is_pre_vote {

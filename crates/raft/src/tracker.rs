@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId};
 use proto::raftpb::ConfState;
 
@@ -200,7 +201,9 @@ impl Tracker {
     }
 
     pub(crate) fn forget_votes(&mut self) {
-        self.votes.clear();
+        if !is_on(Mutant::CountOldVotes) {
+            self.votes.clear();
+        }
     }
 
     /// Notes what `id` said, once, and returns how the vote stands.

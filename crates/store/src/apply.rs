@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{LeaseId, LogIndex, MemberId, Moment, RequestId, Revision, Term};
 use bytes::Bytes;
 use prost::Message;
@@ -398,7 +399,10 @@ impl Store {
     fn revoke(&mut self, request: &LeaseRevokeRequest) -> Result<LeaseRevokeResponse, TxnError> {
         let id = LeaseId(request.id);
         let shared = Arc::clone(&self.shared);
-        let keys = shared.lessor.keys(id).ok_or(ApplyError::LeaseNotFound)?;
+        let mut keys = shared.lessor.keys(id).ok_or(ApplyError::LeaseNotFound)?;
+        if is_on(Mutant::RevokeInAnyOrder) && self.options.member.0 % 2 == 1 {
+            keys.reverse();
+        }
         self.write(|writer| {
             for key in &keys {
                 writer.delete_attached(key);
@@ -407,7 +411,9 @@ impl Store {
             shared.lessor.remove(id);
             Ok(())
         })?;
-        self.table().delete(schema::LEASE, schema::lease(id));
+        if !is_on(Mutant::RevokeLeavesRow) {
+            self.table().delete(schema::LEASE, schema::lease(id));
+        }
         Ok(LeaseRevokeResponse { header: self.header() })
     }
 

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::limits::LEASE_TTL_MAX_SECONDS;
+use base::mutant::{Mutant, is_on};
 use base::{LeaseId, Moment};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -255,7 +256,7 @@ impl Lessor {
             return Err(LeaseError::TtlTooLarge);
         }
         let mut state = self.state.lock();
-        if state.leases.contains_key(&id) {
+        if state.leases.contains_key(&id) && !is_on(Mutant::GrantOverLease) {
             return Err(LeaseError::Exists);
         }
         let granted = ttl_seconds.max(self.min_ttl_seconds);
@@ -375,7 +376,9 @@ impl Lessor {
         }
         lease.remaining = 0;
         let (granted, expiry) = (lease.granted, now + lease.lifetime());
-        state.schedule(id, Some(expiry));
+        if !is_on(Mutant::RenewWithoutTime) {
+            state.schedule(id, Some(expiry));
+        }
         Ok(granted)
     }
 
@@ -436,8 +439,12 @@ impl Lessor {
     pub fn promote(&self, now: Moment, extend: Duration) {
         let mut state = self.state.lock();
         state.is_primary = true;
+        let expiry = |lease: &Lease| match is_on(Mutant::PromoteWithoutTime) {
+            true => now,
+            false => now + lease.lifetime() + extend,
+        };
         let expiries: Vec<_> =
-            state.leases.iter().map(|(id, lease)| (*id, now + lease.lifetime() + extend)).collect();
+            state.leases.iter().map(|(id, lease)| (*id, expiry(lease))).collect();
         for (id, expiry) in expiries {
             state.schedule(id, Some(expiry));
             state.schedule_checkpoint(id, now);
@@ -471,6 +478,8 @@ impl Lessor {
     /// Leases to revoke, first expired first, `max` at most. Each is handed out again when it is
     /// still there after [`EXPIRED_RETRY`].
     pub fn expired(&self, now: Moment, max: usize) -> Vec<LeaseId> {
+        let ahead = Duration::from_secs(u64::from(is_on(Mutant::ExpireEarly)));
+        let now = now + ahead;
         let mut state = self.state.lock();
         let due: Vec<_> =
             state.queue.iter().take_while(|(due, _)| *due <= now).take(max).copied().collect();

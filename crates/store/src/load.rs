@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{LeaseId, LogIndex, Moment, Revision, Term};
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -98,6 +99,9 @@ impl Loaded {
     pub(crate) fn fill(&self, lessor: &Lessor, now: Moment) {
         lessor.restore(self.leases.clone(), now);
         for (key, lease) in &self.leased {
+            if is_on(Mutant::StartForgetsKeysOfLeases) {
+                break;
+            }
             lessor.attach(*lease, Bytes::copy_from_slice(key));
         }
     }

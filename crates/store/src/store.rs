@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId, Moment, Revision, Term};
 use parking_lot::RwLock;
 use storage::bolt;
@@ -118,13 +119,17 @@ impl Store {
             storage_version: RwLock::new(loaded.storage_version),
             quota_bytes: options.quota_bytes,
         });
+        let mut applied = loaded.applied;
+        if is_on(Mutant::ApplyTwice) {
+            applied.0.0 = applied.0.0.saturating_sub(1);
+        }
         let mut store = Self {
             options,
             shared,
             core: loaded.core,
             tables: loaded.tables,
             view: first,
-            applied: loaded.applied,
+            applied,
             frozen: loaded.applied.0,
             creates_buckets: loaded.creates_buckets,
             compacted: loaded.compacted,
@@ -153,6 +158,9 @@ impl Store {
         }
         let shared = Arc::clone(&self.shared);
         for lease in shared.lessor.leases() {
+            if is_on(Mutant::InstallKeepsLeases) {
+                break;
+            }
             shared.lessor.remove(lease);
         }
         loaded.fill(&shared.lessor, now);
@@ -160,7 +168,9 @@ impl Store {
         *shared.alarms.write() = loaded.alarms;
         *shared.storage_version.write() = loaded.storage_version;
         *shared.view.write() = Arc::clone(&first);
-        shared.hub.restart(first.revision());
+        if !is_on(Mutant::InstallForgetsWatchers) {
+            shared.hub.restart(first.revision());
+        }
         (self.core, self.tables, self.view) = (loaded.core, loaded.tables, first);
         (self.applied, self.frozen) = (loaded.applied, loaded.applied.0);
         self.creates_buckets = loaded.creates_buckets;
@@ -230,8 +240,9 @@ impl Store {
         let frozen = Arc::clone(&self.tables.active);
         frozen.to_batch(&mut batch);
         let (index, term) = self.applied;
+        let stored = if is_on(Mutant::IndexLagsBehind) { self.frozen } else { index };
         if index > LogIndex(0) {
-            for (name, value) in schema::applied(index, term) {
+            for (name, value) in schema::applied(stored, term) {
                 batch.put(schema::META, name, value);
             }
         }
@@ -275,7 +286,9 @@ impl Store {
         let previous = std::mem::replace(&mut self.compacted, at);
         self.core.index.write().set_compacted(at);
         let row = schema::compaction(at);
-        self.tables.active.put(schema::META, schema::name(schema::SCHEDULED_COMPACT), row);
+        if !is_on(Mutant::ForgetCompaction) {
+            self.tables.active.put(schema::META, schema::name(schema::SCHEDULED_COMPACT), row);
+        }
         if self.removing.is_some() {
             self.waiting = Some(at);
         } else {

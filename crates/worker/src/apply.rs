@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, Moment, RequestId};
 use node::{ApplyEffect, ApplyReceipt, Pending};
 use proto::raftpb::{ConfState, Entry, Snapshot};
@@ -226,7 +227,7 @@ fn conf_state(shared: &Shared) -> ConfState {
     let row = shared.conf_state();
     ConfState {
         voters: row.voters,
-        learners: row.learners,
+        learners: if is_on(Mutant::SnapshotWithoutLearners) { Vec::new() } else { row.learners },
         auto_leave: Some(row.auto_leave),
         ..ConfState::default()
     }

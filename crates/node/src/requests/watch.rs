@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use base::mutant::{Mutant, is_on};
 use base::{ClusterId, MemberId, Revision, Rng, Term, WatchId};
 use bytes::Bytes;
 use proto::etcdserverpb::watch_create_request::FilterType;
@@ -232,6 +233,7 @@ impl Session {
         if from <= current {
             return;
         }
+        let from = if is_on(Mutant::WatchSubscribesLate) { from.next() } else { from };
         let subscribed = self.shared.hub().subscribe(&self.queue, id, &watcher.watched, from);
         if let Ok(subscription) = subscribed {
             watcher.state = State::Subscribed(subscription);
@@ -317,6 +319,11 @@ impl Session {
         if watcher.state != State::Subscribed(batch.subscription) {
             return;
         }
+        let is_dropped = is_on(Mutant::WatchDropsAtCompaction)
+            && batch.revision <= self.shared.view().compact_revision();
+        if is_dropped {
+            return;
+        }
         watcher.was_busy = true;
         let response = Response {
             events: batch.events.to_vec(),
@@ -336,7 +343,10 @@ impl Session {
             else {
                 continue;
             };
-            let from = *from;
+            let from = match is_on(Mutant::WatchSkipsCompacted) {
+                true => compacted.max(*from),
+                false => *from,
+            };
             if from < compacted {
                 self.send_held(id, current);
                 self.cancel_compacted(id, compacted);
@@ -447,7 +457,8 @@ impl Session {
 impl Watcher {
     /// Whether it was told of everything up to `settled`, and wants to be told of it.
     fn is_settled(&self, settled: Revision) -> bool {
-        matches!(self.state, State::Subscribed(_)) && self.start <= settled
+        let is_fed = matches!(self.state, State::Subscribed(_));
+        (is_fed || is_on(Mutant::WatchProgressEarly)) && self.start <= settled
     }
 }
 

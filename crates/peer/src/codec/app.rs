@@ -10,6 +10,7 @@
 //! *Invariants.* Both ends start at position (0, 0) with each connection and move it alike.
 
 use base::MemberId;
+use base::mutant::{Mutant, is_on};
 use bytes::{BufMut, BytesMut};
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
@@ -76,7 +77,8 @@ impl AppEncoder {
                 to.put_u64(length as u64);
                 entry.encode_raw(to);
             }
-            to.put_u64(message.commit());
+            let tells_last = is_on(Mutant::StreamTellsLastForCommit);
+            to.put_u64(if tells_last { next.index } else { message.commit() });
             return;
         }
         let length = message.encoded_len();

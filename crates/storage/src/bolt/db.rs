@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use bytes::Bytes;
 
 use super::batch::Batch;
@@ -199,7 +200,9 @@ impl Database {
     /// Writes the pages and then the meta page that names them.
     fn write(&self, built: &Built, meta: &Meta) -> Result<(), Error> {
         self.write_pages(&built.pages)?;
-        self.sync(PageId(0))?;
+        if !is_on(Mutant::MetaBeforePages) {
+            self.sync(PageId(0))?;
+        }
         let slot = meta.txid.0 % 2;
         let offset = PageId(slot).offset(self.pager.page_size);
         let mut page = vec![0; self.pager.page_size];

@@ -35,6 +35,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{LogIndex, Term};
 use bytes::Bytes;
 use proto::{raftpb, walpb};
@@ -311,7 +312,13 @@ impl Wal {
         }
         if let Some(state) = state.filter(|state| !is_empty(state)) {
             self.state = *state;
-            self.encoder.message(Kind::State, state);
+            match is_on(Mutant::ForgetVote) {
+                true => {
+                    let state = raftpb::HardState { vote: Some(0), ..*state };
+                    self.encoder.message(Kind::State, &state);
+                }
+                false => self.encoder.message(Kind::State, state),
+            }
         }
         if self.end() >= self.options.segment_bytes { self.cut() } else { Ok(()) }
     }
@@ -345,7 +352,10 @@ impl Wal {
     pub fn release_to(&mut self, index: LogIndex) -> Result<(), Error> {
         self.check()?;
         let beyond = self.segments.iter().position(|segment| segment.name.first >= index);
-        let keep_from = beyond.unwrap_or(self.segments.len()).saturating_sub(1);
+        let keep_from = match beyond {
+            Some(beyond) if is_on(Mutant::ReleaseTooMuch) => beyond,
+            _ => beyond.unwrap_or(self.segments.len()).saturating_sub(1),
+        };
         self.segments.drain(..keep_from);
         Ok(())
     }

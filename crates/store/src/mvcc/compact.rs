@@ -13,6 +13,7 @@
 //! *Contract.* `server/storage/mvcc/kvstore_compaction.go` of etcd v3.7.1.
 
 use base::Revision;
+use base::mutant::{Mutant, is_on};
 
 use super::hash::{HashKv, Hasher, KeepSet};
 use super::index::Progress;
@@ -83,7 +84,8 @@ impl Compaction {
                 for row in tables.scan(*from, self.at).take(batch) {
                     let row = row?;
                     rows += 1;
-                    let keep = kept.holds(row.at);
+                    let is_lost = is_on(Mutant::CompactionRemovesNewest) && row.at.main == self.at;
+                    let keep = kept.holds(row.at) && !is_lost;
                     if !keep {
                         table.remove(row.at, row.tombstone);
                     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use base::Revision;
+use base::mutant::{Mutant, is_on};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
@@ -115,7 +116,7 @@ impl View {
         if at < self.compacted {
             return Err(ReadError::Compacted);
         }
-        Ok(at)
+        Ok(if is_on(Mutant::OldReadSeesNewer) { self.revision } else { at })
     }
 
     /// The stored `mvccpb.KeyValue` of a put.

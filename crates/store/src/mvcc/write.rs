@@ -7,6 +7,7 @@
 //!
 //! *Contract.* `server/storage/mvcc/kvstore_txn.go` and `server/etcdserver/txn` of etcd v3.7.1.
 
+use base::mutant::{Mutant, is_on};
 use base::{LeaseId, Revision};
 use bytes::Bytes;
 use proto::etcdserverpb::request_op::Request;
@@ -192,7 +193,9 @@ impl<'a> Writer<'a> {
         let at = self.next_key();
         let Some(found) = self.before.core.index.write().delete(key, at) else { return };
         self.change(at, true, row::tombstone(key), Some(found));
-        self.lessor.detach(key);
+        if !is_on(Mutant::DeleteKeepsLease) {
+            self.lessor.detach(key);
+        }
     }
 
     /// A transaction: all of it, or an error and nothing.
@@ -226,7 +229,10 @@ impl<'a> Writer<'a> {
                 }
                 Some(Request::RequestTxn(request)) => {
                     let path = nested.next().expect("a path has a part for every nested one");
-                    let mut answer = self.run(path, request)?;
+                    let mut answer = match is_on(Mutant::NestedCompareLate) {
+                        true => self.run(&Path::decide(&self.view(), request)?, request)?,
+                        false => self.run(path, request)?,
+                    };
                     answer.header = Some(header(Revision(0)));
                     response(Response::ResponseTxn(answer))
                 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base::mutant::{Mutant, is_on};
 use base::{Revision, WatchId};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -137,7 +138,9 @@ impl<'a> Encoder<'a> {
     /// when it is compacted.
     fn previous(&self, change: &Change) -> Option<Bytes> {
         let previous = change.previous?;
-        let row = if previous.main < change.at.main {
+        let row = if is_on(Mutant::WatchPreviousIsNew) {
+            self.view.row(change.at)
+        } else if previous.main < change.at.main {
             self.view.row(previous)
         } else {
             // The same transaction has put it, in a branch before this one.
@@ -190,7 +193,7 @@ impl Hub {
         for (group, matching) in matching {
             let mut variants: BTreeMap<Variant, Arc<[Bytes]>> = BTreeMap::new();
             for (id, subscription) in &state.groups[&group].members {
-                if revision < subscription.from {
+                if revision < subscription.from && !is_on(Mutant::WatchBeforeStart) {
                     continue;
                 }
                 let variant = (subscription.filter, subscription.prev_kv);
@@ -206,7 +209,7 @@ impl Hub {
                     revision,
                     events: Arc::clone(events),
                 };
-                if !subscription.queue.push(batch) {
+                if !subscription.queue.push(batch) && !is_on(Mutant::WatchDropsWhenFull) {
                     lagging.push(*id);
                 }
             }
