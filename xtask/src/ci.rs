@@ -23,9 +23,10 @@ enum Outcome {
 
 type Step = (&'static str, fn(&Path) -> Result<Outcome>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("test", test),
     ("fuzz", fuzz),
+    ("sim", sim),
     ("fmt", fmt),
     ("clippy", clippy),
     ("doc", doc),
@@ -36,6 +37,9 @@ const STEPS: [Step; 8] = [
 
 /// How long each decoder is fed.
 const FUZZ_SECONDS: &str = "10";
+
+/// For how long whole clusters are simulated.
+const SIM_TIME: &str = "60s";
 
 /// How long the comparison with real etcd may take.
 const COMPAT_MAX: &str = "-timeout=15m";
@@ -92,6 +96,28 @@ fn fuzz(root: &Path) -> Result<Outcome> {
     let words = ["test", "--workspace", "fuzz::", "--", "--nocapture", "--test-threads=2"];
     let job = Job::cargo(&words).env("FUZZ_SECONDS", FUZZ_SECONDS);
     Ok(Outcome::Done(job.run(root)?))
+}
+
+/// Drawn runs from fresh seeds, and deliberate bugs that must be found. The told runs are tests.
+fn sim(root: &Path) -> Result<Outcome> {
+    let mut counts = Counts::default();
+    let fresh = ["run", "--release", "-p", "sim", "--", "--for", SIM_TIME, "-j", "2"];
+    counts.add(&Job::cargo(&fresh).run(root)?);
+    let hunt = [
+        "run",
+        "--release",
+        "-p",
+        "sim",
+        "--features",
+        "mutants",
+        "--",
+        "mutants",
+        "--sample",
+        "-j",
+        "2",
+    ];
+    counts.add(&Job::cargo(&hunt).run(root)?);
+    Ok(Outcome::Done(counts))
 }
 
 fn fmt(root: &Path) -> Result<Outcome> {

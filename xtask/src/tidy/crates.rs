@@ -6,7 +6,7 @@
 use super::{File, Finding};
 
 /// Each crate, bottom up, with those of ours that it may use.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("fuzz", &["base"]),
     ("proto", &[]),
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         &["base", "proto", "raft", "storage", "store", "node", "worker", "net", "peer", "rpc"],
     ),
     ("cli", &["base", "proto", "rpc", "net", "storage", "store"]),
+    ("sim", &["base", "proto", "raft", "storage", "store", "node", "worker", "peer"]),
 ];
 
 /// Crates that know no sockets, threads or clocks, and so none of the libraries that bring them.

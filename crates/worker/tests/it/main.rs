@@ -6,7 +6,6 @@
 )]
 
 mod begin;
-mod cluster;
 mod crash;
 mod driver;
 mod judge;

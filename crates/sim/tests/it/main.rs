@@ -1,0 +1,3 @@
+//! The simulator's own tests: that its runs repeat, and the scenarios.
+
+mod scenarios;
