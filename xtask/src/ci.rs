@@ -98,25 +98,14 @@ fn fuzz(root: &Path) -> Result<Outcome> {
     Ok(Outcome::Done(job.run(root)?))
 }
 
-/// Drawn runs from fresh seeds, and deliberate bugs that must be found. The told runs are tests.
+/// Drawn runs from fresh seeds, and deliberate bugs that must be found. One build serves both: the
+/// bugs are switched off in the first. The told runs are tests.
 fn sim(root: &Path) -> Result<Outcome> {
     let mut counts = Counts::default();
-    let fresh = ["run", "--release", "-p", "sim", "--", "--for", SIM_TIME, "-j", "2"];
-    counts.add(&Job::cargo(&fresh).run(root)?);
-    let hunt = [
-        "run",
-        "--release",
-        "-p",
-        "sim",
-        "--features",
-        "mutants",
-        "--",
-        "mutants",
-        "--sample",
-        "-j",
-        "2",
-    ];
-    counts.add(&Job::cargo(&hunt).run(root)?);
+    let run = ["run", "--release", "-p", "sim", "--features", "mutants", "--"];
+    for words in [["--for", SIM_TIME, "-j", "2"], ["mutants", "--sample", "-j", "2"]] {
+        counts.add(&Job::cargo(&[&run[..], &words].concat()).run(root)?);
+    }
     Ok(Outcome::Done(counts))
 }
 
