@@ -19,7 +19,7 @@ use sim::world::Failure;
 const USAGE: &str = "usage: sim SEED [--story]          one run; --story tells what happens in it
        sim --seeds A..B [-j N]     those runs, N at a time
        sim --for 60s [-j N]        runs from fresh seeds for a time
-       sim scenario NAME|all       a told run instead of a drawn one
+       sim scenario NAME|ISSUE|all told runs instead of drawn ones
        sim scenarios               their names
        sim mutants [--sample]      deliberate bugs, to be found (built with --features mutants)";
 
@@ -179,7 +179,11 @@ fn many(seeds: Seeds, demands_coverage: bool) -> ExitCode {
 }
 
 fn scenario(name: &str) -> ExitCode {
-    let chosen: Vec<_> = scenarios::all().filter(|one| name == "all" || one.name == name).collect();
+    let is_meant = |one: &&scenarios::Scenario| {
+        let is_issue = one.issue.is_some_and(|issue| issue.to_string() == name);
+        name == "all" || one.name == name || is_issue
+    };
+    let chosen: Vec<_> = scenarios::all().filter(is_meant).collect();
     if chosen.is_empty() {
         eprintln!("sim: there is no scenario {name:?}; `sim scenarios` tells all");
         return ExitCode::from(2);

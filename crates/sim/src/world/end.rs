@@ -36,6 +36,7 @@ impl World {
     /// Nothing goes wrong by itself any more; what is broken stays so.
     pub fn calm(&mut self) {
         self.calm_since = self.time.now();
+        self.tell_story(|| "nothing goes wrong by itself any more".to_owned());
         self.faults = Faults::default();
         self.network = Network::QUIET;
     }
@@ -115,19 +116,24 @@ impl World {
 
     /// Whether any log has a change that its member has not applied.
     fn has_pending_change(&self) -> bool {
-        let down = self.ids().into_iter().any(|id| self.member_ref(id).is_none());
-        down || self.running().any(|member| {
-            let log = member.node.raft().log();
-            let first = log.applied().0 + 1;
-            (first..=log.last().index.0).any(|index| {
-                log.entry(LogIndex(index))
-                    .is_some_and(|entry| entry.r#type() == EntryType::EntryConfChange)
+        let is_down = self.ids().into_iter().any(|id| self.member_ref(id).is_none());
+        // One may be on its way to a log.
+        let is_asked = !self.clients.changes.is_empty();
+        is_down
+            || is_asked
+            || self.running().any(|member| {
+                let log = member.node.raft().log();
+                let first = log.applied().0 + 1;
+                (first..=log.last().index.0).any(|index| {
+                    log.entry(LogIndex(index))
+                        .is_some_and(|entry| entry.r#type() == EntryType::EntryConfChange)
+                })
             })
-        })
     }
 
     fn majority_goes_on(&mut self, left_out: &BTreeSet<MemberId>) -> Result<(), Failure> {
         self.mend();
+        self.tell_story(|| format!("all but {left_out:?} are mended"));
         for id in self.ids() {
             if left_out.contains(&id) {
                 self.isolate(id);
