@@ -68,7 +68,12 @@ const CRASH_TEST: &[&str] = &[
     "nothing_acknowledged_is_lost",
 ];
 
-const SCENARIOS: &[&str] = &["cargo", "run", "--release", "-p", "sim", "--", "scenario", "all"];
+/// The simulator with these words.
+macro_rules! sim {
+    ($($words:literal),+) => {
+        line(".", &[], &["cargo", "run", "--release", "-p", "sim", $($words),+])
+    };
+}
 
 /// Tests of `compat/` by name, with two hours to run.
 macro_rules! compat {
@@ -300,23 +305,8 @@ const PROOFS: [Proof; 15] = [
                 may break, and go on when a majority is mended. So do the told runs, one for each \
                 regression that etcd's users paid for.",
         commands: &[
-            line(".", &[], SCENARIOS),
-            line(
-                ".",
-                &[],
-                &[
-                    "cargo",
-                    "run",
-                    "--release",
-                    "-p",
-                    "sim",
-                    "--",
-                    "--seeds",
-                    "1..20001/1..301",
-                    "-j",
-                    "2",
-                ],
-            ),
+            sim!("--", "scenario", "all"),
+            sim!("--", "--seeds", "1..20001/1..301", "-j", "2"),
         ],
     },
     Proof {
@@ -324,23 +314,7 @@ const PROOFS: [Proof; 15] = [
         claim: "Deliberate bugs, each built into the product behind a switch that only the \
                 simulator has, are all found by the same checkers within a bounded number of \
                 runs.",
-        commands: &[line(
-            ".",
-            &[],
-            &[
-                "cargo",
-                "run",
-                "--release",
-                "-p",
-                "sim",
-                "--features",
-                "mutants",
-                "--",
-                "mutants",
-                "-j",
-                "2",
-            ],
-        )],
+        commands: &[sim!("--features", "mutants", "--", "mutants", "-j", "2")],
     },
     Proof {
         name: "fuzz",

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use base::{MemberId, Moment, RequestId};
+use base::{MemberId, Moment, RequestId, Revision};
 use node::requests::{Rejected, check};
 use node::{Input, Ticket};
 use prost::Message as _;
@@ -14,6 +14,7 @@ use store::{ApplyError, Counts, ReadError, Response, Shared, read_txn};
 
 use super::workload::TXN_OPS_MAX;
 use super::{Event, OperationId, WAY_MAX, Waiter, Waits, propose};
+use crate::checkers::model::header_revision;
 use crate::coverage::Mark;
 use crate::history::{Call, ClientId, Operation, Outcome};
 use crate::world::{self, Failure, World, within};
@@ -272,18 +273,9 @@ impl World {
     }
 }
 
+/// The revision in the header of an answer; 0 where there is none.
 pub(super) fn revision_of(response: &Response) -> i64 {
-    let header = match response {
-        Response::Put(answer) => &answer.header,
-        Response::Range(answer) => &answer.header,
-        Response::DeleteRange(answer) => &answer.header,
-        Response::Txn(answer) => &answer.header,
-        Response::Compaction(answer) => &answer.header,
-        Response::LeaseGrant(answer) => &answer.header,
-        Response::LeaseRevoke(answer) => &answer.header,
-        Response::LeaseCheckpoint | Response::Alarm(_) | Response::Empty => return 0,
-    };
-    header.as_ref().map_or(0, |header| header.revision)
+    header_revision(response).map_or(0, Revision::get)
 }
 
 /// Does what a server does with a request. An error is one that ends the process.

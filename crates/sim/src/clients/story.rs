@@ -7,10 +7,9 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use base::{ClusterId, LeaseId, MemberId, Revision, Term};
+use base::{LeaseId, MemberId, Revision};
 use bytes::Bytes;
-use node::requests::watch::{Limits, Session};
-use prost::Message as _;
+use node::requests::watch::Session;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{
     PutRequest, RangeRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
@@ -18,6 +17,7 @@ use proto::etcdserverpb::{
 use proto::mvccpb::KeyValue;
 use store::Response;
 
+use super::watch::{limits, travelled};
 use super::{Clients, OperationId, calls};
 use crate::history::{Call, ClientId, Outcome, Stream};
 use crate::world::{Failure, World};
@@ -30,9 +30,6 @@ const TRIES_MAX: usize = 40;
 
 /// The pause between two of its tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A response of this size or more is split, for those who allow it.
-const FRAGMENT_BYTES: usize = 2_000;
 
 /// A watch stream of a scenario.
 pub struct Watching {
@@ -247,11 +244,7 @@ impl World {
     ) -> Result<Watching, Failure> {
         let shared = self.member(member).map(|member| member.shared());
         let shared = shared.ok_or_else(|| Failure::Liveness(format!("{member} does not run")))?;
-        let limits = Limits {
-            progress_interval: Duration::from_millis(100),
-            fragment_bytes: FRAGMENT_BYTES,
-            header: (ClusterId(1), member, Term(1)),
-        };
+        let limits = limits(member, Duration::from_millis(100));
         let mut session = Session::new(shared, limits, &mut self.rng);
         for create in creates {
             let create = RequestUnion::CreateRequest(create);
@@ -303,10 +296,7 @@ impl World {
 
     fn take(&mut self, watching: &mut Watching) -> Result<(), Failure> {
         for response in watching.session.take_responses() {
-            let mut bytes = Vec::new();
-            response.encode((ClusterId(1), watching.member, Term(1)), &mut bytes);
-            let response = WatchResponse::decode(&bytes[..])
-                .map_err(|error| Failure::Crash(format!("a watch response: {error}")))?;
+            let response = travelled(watching.member, &response)?;
             let now = self.now();
             if let Some(stream) = watching.stream {
                 self.history.streams[stream].responses.push((now, response.clone()));

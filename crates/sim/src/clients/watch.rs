@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{ClusterId, MemberId, Moment, Rng, Term};
 use bytes::Bytes;
-use node::requests::watch::{Limits, Session};
+use node::requests::watch::{Limits, Response, Session};
 use prost::Message as _;
 use proto::etcdserverpb::watch_create_request::FilterType;
 use proto::etcdserverpb::watch_request::RequestUnion;
@@ -100,6 +100,24 @@ fn draw(rng: &mut Rng, newest: i64) -> WatchCreateRequest {
     }
 }
 
+/// The header of everything that a member tells on a stream.
+const fn header_of(member: MemberId) -> (ClusterId, MemberId, Term) {
+    (ClusterId(1), member, Term(1))
+}
+
+/// What a member's streams are told once.
+pub(super) fn limits(member: MemberId, progress_interval: Duration) -> Limits {
+    Limits { progress_interval, fragment_bytes: FRAGMENT_BYTES, header: header_of(member) }
+}
+
+/// A response as the client decodes it.
+pub(super) fn travelled(member: MemberId, response: &Response) -> Result<WatchResponse, Failure> {
+    let mut bytes = Vec::new();
+    response.encode(header_of(member), &mut bytes);
+    WatchResponse::decode(&bytes[..])
+        .map_err(|error| Failure::Crash(format!("a watch response: {error}")))
+}
+
 impl World {
     pub(super) fn plan_poll(&mut self, at: usize, most: Duration) {
         let when = self.now() + within(&mut self.rng, most);
@@ -167,8 +185,7 @@ impl World {
         }
         let Some(shared) = self.member(id).map(|member| member.shared()) else { return };
         let progress_interval = Duration::from_millis(*self.rng.pick(&[100, 1_000]));
-        let header = (ClusterId(1), id, Term(1));
-        let limits = Limits { progress_interval, fragment_bytes: FRAGMENT_BYTES, header };
+        let limits = limits(id, progress_interval);
         let mut session = Session::new(shared, limits, &mut self.rng);
         let now = self.now();
         let watcher = &mut self.clients.watchers[at];
@@ -216,19 +233,12 @@ impl World {
         }
     }
 
-    fn take_responses(
-        &mut self,
-        at: usize,
-        responses: &[node::requests::watch::Response],
-    ) -> Result<(), Failure> {
+    fn take_responses(&mut self, at: usize, responses: &[Response]) -> Result<(), Failure> {
         let now = self.now();
         for response in responses {
             let watcher = &mut self.clients.watchers[at];
             let Some((member, _)) = &watcher.session else { return Ok(()) };
-            let mut bytes = Vec::new();
-            response.encode((ClusterId(1), *member, Term(1)), &mut bytes);
-            let response = WatchResponse::decode(&bytes[..])
-                .map_err(|error| Failure::Crash(format!("a watch response: {error}")))?;
+            let response = travelled(*member, response)?;
             let header = response.header.as_ref().map_or(0, |header| header.revision);
             let last = response.events.last().and_then(|event| event.kv.as_ref());
             if let Some(last) = last {

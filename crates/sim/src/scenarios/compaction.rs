@@ -173,11 +173,7 @@ fn deleted_at_the_compaction(seed: u64) -> Report {
         world.insist(&compact(deleted, *physical))?;
         if *restarts {
             world.rest()?;
-            let before = world.crashes();
-            for id in world.ids() {
-                world.kill(id)?;
-            }
-            world.until_restarted(before)?;
+            world.restart_all()?;
         }
         world.rest()?;
         for id in world.ids() {

@@ -68,11 +68,7 @@ fn learner_updated(seed: u64) -> Report {
             world.propose_change(leader, membership::update(learner, urls.clone()))?;
             world.rest()?;
             if *restarts {
-                let before = world.crashes();
-                for id in world.ids() {
-                    world.kill(id)?;
-                }
-                world.until_restarted(before)?;
+                world.restart_all()?;
                 world.rest()?;
             }
             for id in world.ids() {
@@ -132,11 +128,7 @@ fn removed_for_good(seed: u64) -> Report {
             world.add_member(leader, true)?;
             all_run(world, 4)?;
             for _ in 0..2 {
-                let before = world.crashes();
-                for id in world.ids() {
-                    world.kill(id)?;
-                }
-                world.until_restarted(before)?;
+                world.restart_all()?;
                 world.rest()?;
                 for id in world.ids() {
                     let back = world.members_of(id).into_iter().find(|one| gone.contains(&one.id));

@@ -191,6 +191,15 @@ impl World {
         Ok(())
     }
 
+    /// Ends every process, and waits until all run and somebody leads again.
+    fn restart_all(&mut self) -> Result<(), Failure> {
+        let before = self.crashes();
+        for id in self.ids() {
+            self.kill(id)?;
+        }
+        self.until_restarted(before)
+    }
+
     /// For how long this run has gone on since a moment, in milliseconds.
     fn took(&self, since: Moment) -> u128 {
         (self.now() - since).as_millis()

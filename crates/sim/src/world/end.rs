@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use base::{Clock, LogIndex, MemberId, Moment};
+use base::{LogIndex, MemberId, Moment};
 use proto::etcdserverpb::{PutRequest, RangeRequest};
 use proto::raftpb::EntryType;
 
@@ -300,10 +300,5 @@ impl World {
         for _ in 0..ended.count() {
             self.coverage.add(Mark::LeaseExpired);
         }
-    }
-
-    /// What its own clock shows, for a member that runs.
-    pub fn clock_of(&self, id: MemberId) -> Option<Moment> {
-        self.slots.get(&id).map(|slot| slot.setup.clock.now())
     }
 }

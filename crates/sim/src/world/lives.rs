@@ -129,9 +129,6 @@ impl World {
         let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
         // A disk whose sync failed has forgotten what it had to write: with it the machine ends.
         let killed = killed && !slot.disk.sync_failed();
-        let life = slot.member.take().map(|member| member.shown);
-        // What had been shown to be written was: the crash came after it.
-        drop(life);
         slot.end_life();
         let how = if killed { "is killed" } else { "loses its power" };
         if killed {
