@@ -59,9 +59,10 @@ impl<'a> Parts<'a> {
         if *self == Self::default() {
             return true; // A marker.
         }
+        // Every put since the creation took a revision of its own.
         let put = self.modified == revision
             && (1..=revision.0).contains(&self.create.0)
-            && self.version > 0;
+            && (1..=revision.0 - self.create.0 + 1).contains(&self.version);
         !self.key.is_empty() && (tombstone || put)
     }
 
@@ -219,6 +220,19 @@ mod tests {
             assert_eq!(key_of(&row), Some(kv.key.clone()));
             Ok(())
         });
+    }
+
+    #[test]
+    fn a_row_has_at_most_one_version_for_each_revision_since_its_creation() {
+        let row = |version| Parts {
+            key: b"k",
+            create: Revision(3),
+            modified: Revision(5),
+            version,
+            ..Parts::default()
+        };
+        let stands = |version| row(version).may_stand_at(Revision(5), false);
+        assert_eq!([0, 1, 3, 4, i64::MAX].map(stands), [false, true, true, false, false]);
     }
 
     #[test]
