@@ -79,6 +79,11 @@ fn assign_urls(field: &mut Vec<Url>, text: &str) -> Set {
     assign(field, Url::parse_list(text).map_err(|error| error.to_string()))
 }
 
+/// The words of a list that may be empty.
+fn list(text: &str) -> Vec<String> {
+    words(text).filter(|word| !word.is_empty()).collect()
+}
+
 /// A list without repetitions, sorted.
 fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(',').map(|word| word.trim().to_owned())
@@ -162,17 +167,20 @@ macro_rules! set {
     (u64 $field:ident) => {
         Effect::Value(|config, text| assign(&mut config.$field, parse_u64(text)))
     };
-    (duration $field:ident) => {
-        Effect::Value(|config, text| assign(&mut config.$field, parse_duration(text)))
+    (duration $($field:ident).+) => {
+        Effect::Value(|config, text| assign(&mut config.$($field).+, parse_duration(text)))
     };
-    (text $field:ident) => {
-        Effect::Value(|config, text| assign(&mut config.$field, Ok(text.to_owned())))
+    (text $($field:ident).+) => {
+        Effect::Value(|config, text| assign(&mut config.$($field).+, Ok(text.to_owned())))
+    };
+    (words $($field:ident).+) => {
+        Effect::Value(|config, text| assign(&mut config.$($field).+, Ok(list(text))))
     };
     (urls $field:ident) => {
         Effect::Value(|config, text| assign_urls(&mut config.$field, text))
     };
-    (bool $field:ident) => {
-        Effect::Switch(|config, on| config.$field = on)
+    (bool $($field:ident).+) => {
+        Effect::Switch(|config, on| config.$($field).+ = on)
     };
 }
 
@@ -197,7 +205,7 @@ const UNBUILT_SWITCH: Effect = Effect::UnbuiltSwitch(false);
 pub(super) static FLAGS: &[Flag] = flags! {
     Member "name" "default" set!(text name), "The member's name for people.";
     Member "data-dir" "${name}.etcd" set!(text data_dir), "The directory that holds everything the member keeps.";
-    Member "wal-dir" "" UNBUILT, "A directory of its own for the write-ahead log.";
+    Member "wal-dir" "" set!(text wal_dir), "A directory of its own for the write-ahead log.";
     Member "snapshot-count" "10000" set!(u64 snapshot_count), "Applied entries after which a snapshot goes to disk.";
     Member "heartbeat-interval" "100" set!(u64 heartbeat_interval_ms), "Milliseconds between heartbeats.";
     Member "election-timeout" "1000" set!(u64 election_timeout_ms), "Milliseconds without a leader until an election.";
@@ -207,7 +215,7 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Member "listen-client-http-urls" "" set!(urls listen_client_http_urls), "Where to listen for HTTP alone; takes HTTP away from --listen-client-urls.";
     Member "max-snapshots" "5" set!(u64 max_snapshots), "Snapshot files to keep (0: all). Deprecated by etcd 3.6.";
     Member "max-wals" "5" set!(u64 max_wals), "Log files to keep (0: all).";
-    Member "memory-mlock" "false" UNBUILT_SWITCH, "Keep the member's memory from being swapped out.";
+    Member "memory-mlock" "false" set!(bool memory_mlock), "Keep the member's memory from being swapped out.";
     Member "quota-backend-bytes" "0"
         Effect::Value(|config, text| assign(&mut config.quota_backend_bytes, parse_i64(text))),
         "Bytes the database may take before writes are refused (0: 2 GiB, negative: no limit).";
@@ -224,11 +232,11 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Member "grpc-keepalive-min-time" "5s" set!(duration grpc_keepalive_min_time), "The shortest interval at which a client may ping (0: 5m); without an open stream it is 2h.";
     Member "grpc-keepalive-interval" "2h" set!(duration grpc_keepalive_interval), "The interval at which silent clients are pinged (0: 2h, and the timeout 20s).";
     Member "grpc-keepalive-timeout" "20s" set!(duration grpc_keepalive_timeout), "How long to wait for the answer to a ping (0: 20s, and the interval 2h).";
-    Member "socket-reuse-port" "false" UNBUILT_SWITCH, "Let several processes listen on one port.";
-    Member "socket-reuse-address" "false" Effect::Ignored, "Without effect here: it is always so.";
-    Member "enable-grpc-gateway" "false" UNBUILT_SWITCH, "Serve the API as JSON under /v3.";
-    Member "raft-read-timeout" "5s" Effect::Unbuilt(&["5s", "5000ms"]), "How long a read from another member may take.";
-    Member "raft-write-timeout" "5s" Effect::Unbuilt(&["5s", "5000ms"]), "How long a write to another member may take.";
+    Member "socket-reuse-port" "false" set!(bool socket_reuse_port), "Let several processes listen on one port.";
+    Member "socket-reuse-address" "false" set!(bool socket_reuse_address), "Without effect here: it is always so.";
+    Member "enable-grpc-gateway" "true" set!(bool enable_grpc_gateway), "Serve the API as JSON under /v3.";
+    Member "raft-read-timeout" "5s" set!(duration raft_read_timeout), "How long a read from another member may take.";
+    Member "raft-write-timeout" "5s" set!(duration raft_write_timeout), "How long a write to another member may take.";
     Member "feature-gates" "" Effect::Value(set_feature_gates), "NAME=true,NAME=false: experimental features.";
 
     Clustering "initial-advertise-peer-urls" "http://localhost:2380" set!(urls initial_advertise_peer_urls), "Where other members reach this one.";
@@ -236,21 +244,21 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Clustering "initial-cluster-state" "new" Effect::Value(set_cluster_state), "new: found the cluster. existing: join the one this member was added to.";
     Clustering "initial-cluster-token" "etcd-cluster" set!(text initial_cluster_token), "Keeps clusters with equal URLs apart.";
     Clustering "advertise-client-urls" "http://localhost:2379" set!(urls advertise_client_urls), "Where clients reach this member.";
-    Clustering "discovery-token" "" UNBUILT, "The token of etcd's discovery service.";
-    Clustering "discovery-endpoints" "" UNBUILT, "The members of etcd's discovery service.";
-    Clustering "discovery-dial-timeout" "2s" Effect::Unbuilt(&["2s"]), "For the discovery service.";
-    Clustering "discovery-request-timeout" "5s" Effect::Unbuilt(&["5s"]), "For the discovery service.";
-    Clustering "discovery-keepalive-time" "2s" Effect::Unbuilt(&["2s"]), "For the discovery service.";
-    Clustering "discovery-keepalive-timeout" "6s" Effect::Unbuilt(&["6s"]), "For the discovery service.";
-    Clustering "discovery-insecure-transport" "true" Effect::UnbuiltSwitch(true), "For the discovery service.";
-    Clustering "discovery-insecure-skip-tls-verify" "false" UNBUILT_SWITCH, "For the discovery service.";
-    Clustering "discovery-cert" "" UNBUILT, "For the discovery service.";
-    Clustering "discovery-key" "" UNBUILT, "For the discovery service.";
-    Clustering "discovery-cacert" "" UNBUILT, "For the discovery service.";
-    Clustering "discovery-user" "" UNBUILT, "For the discovery service.";
-    Clustering "discovery-password" "" UNBUILT, "For the discovery service.";
-    Clustering "discovery-srv" "" UNBUILT, "A DNS domain whose SRV records name the members.";
-    Clustering "discovery-srv-name" "" UNBUILT, "The suffix of the SRV records' service name.";
+    Clustering "discovery-token" "" set!(text discovery.token), "The token of etcd's discovery service.";
+    Clustering "discovery-endpoints" "" set!(words discovery.endpoints), "The members of etcd's discovery service.";
+    Clustering "discovery-dial-timeout" "2s" set!(duration discovery.dial_timeout), "For the discovery service.";
+    Clustering "discovery-request-timeout" "5s" set!(duration discovery.request_timeout), "For the discovery service.";
+    Clustering "discovery-keepalive-time" "2s" set!(duration discovery.keepalive_time), "For the discovery service.";
+    Clustering "discovery-keepalive-timeout" "6s" set!(duration discovery.keepalive_timeout), "For the discovery service.";
+    Clustering "discovery-insecure-transport" "true" set!(bool discovery.insecure_transport), "For the discovery service.";
+    Clustering "discovery-insecure-skip-tls-verify" "false" set!(bool discovery.insecure_skip_tls_verify), "For the discovery service.";
+    Clustering "discovery-cert" "" set!(text discovery.cert), "For the discovery service.";
+    Clustering "discovery-key" "" set!(text discovery.key), "For the discovery service.";
+    Clustering "discovery-cacert" "" set!(text discovery.cacert), "For the discovery service.";
+    Clustering "discovery-user" "" set!(text discovery.user), "For the discovery service.";
+    Clustering "discovery-password" "" set!(text discovery.password), "For the discovery service.";
+    Clustering "discovery-srv" "" set!(text discovery_srv), "A DNS domain whose SRV records name the members.";
+    Clustering "discovery-srv-name" "" set!(text discovery_srv_name), "The suffix of the SRV records' service name.";
     Clustering "discovery-fallback" "exit" Effect::Unbuilt(&["exit"]), "What to do when discovery fails.";
     Clustering "strict-reconfig-check" "true" set!(bool strict_reconfig_check), "Refuse changes of members that would lose the quorum.";
     Clustering "pre-vote" "true" set!(bool pre_vote), "Ask around before an election, so that a returning member does not disturb.";
@@ -258,30 +266,30 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Clustering "auto-compaction-mode" "periodic" set!(text auto_compaction_mode), "periodic or revision: the meaning of --auto-compaction-retention.";
     Clustering "v2-deprecation" "write-only" Effect::Value(set_v2_deprecation), "Without effect.";
 
-    Security "cert-file" "" UNBUILT, "The certificate for clients.";
-    Security "key-file" "" UNBUILT, "The key of --cert-file.";
-    Security "client-cert-file" "" UNBUILT, "The certificate to present as a client.";
-    Security "client-key-file" "" UNBUILT, "The key of --client-cert-file.";
-    Security "client-cert-auth" "false" UNBUILT_SWITCH, "Demand certificates from clients.";
-    Security "client-crl-file" "" UNBUILT, "Client certificates that are revoked.";
-    Security "client-cert-allowed-hostname" "" UNBUILT, "Names that a client certificate may have.";
-    Security "trusted-ca-file" "" UNBUILT, "Who may sign client certificates.";
-    Security "auto-tls" "false" UNBUILT_SWITCH, "Make a certificate for clients.";
-    Security "peer-cert-file" "" UNBUILT, "The certificate for members.";
-    Security "peer-key-file" "" UNBUILT, "The key of --peer-cert-file.";
-    Security "peer-client-cert-file" "" UNBUILT, "The certificate to present to members.";
-    Security "peer-client-key-file" "" UNBUILT, "The key of --peer-client-cert-file.";
-    Security "peer-client-cert-auth" "false" UNBUILT_SWITCH, "Demand certificates from members.";
-    Security "peer-trusted-ca-file" "" UNBUILT, "Who may sign members' certificates.";
-    Security "peer-crl-file" "" UNBUILT, "Members' certificates that are revoked.";
-    Security "peer-cert-allowed-cn" "" UNBUILT, "Common names that a member's certificate may have.";
-    Security "peer-cert-allowed-hostname" "" UNBUILT, "Names that a member's certificate may have.";
-    Security "peer-auto-tls" "false" UNBUILT_SWITCH, "Make a certificate for members.";
-    Security "peer-skip-client-san-verification" "false" UNBUILT_SWITCH, "Accept a member's certificate from any address.";
-    Security "self-signed-cert-validity" "1" Effect::Unbuilt(&["1"]), "Years that a made certificate is valid.";
-    Security "cipher-suites" "" UNBUILT, "The ciphers for TLS.";
-    Security "tls-min-version" "TLS1.2" Effect::Unbuilt(&["TLS1.2"]), "The oldest TLS to accept.";
-    Security "tls-max-version" "" UNBUILT, "The newest TLS to accept.";
+    Security "cert-file" "" set!(text client_tls.cert_file), "The certificate for clients.";
+    Security "key-file" "" set!(text client_tls.key_file), "The key of --cert-file.";
+    Security "client-cert-file" "" set!(text client_tls.client_cert_file), "The certificate to present as a client.";
+    Security "client-key-file" "" set!(text client_tls.client_key_file), "The key of --client-cert-file.";
+    Security "client-cert-auth" "false" set!(bool client_tls.client_cert_auth), "Demand certificates from clients.";
+    Security "client-crl-file" "" set!(text client_tls.crl_file), "Client certificates that are revoked.";
+    Security "client-cert-allowed-hostname" "" set!(words client_tls.allowed_hostnames), "Names that a client certificate may have.";
+    Security "trusted-ca-file" "" set!(text client_tls.trusted_ca_file), "Who may sign client certificates.";
+    Security "auto-tls" "false" set!(bool client_tls.auto_tls), "Make a certificate for clients.";
+    Security "peer-cert-file" "" set!(text peer_tls.cert_file), "The certificate for members.";
+    Security "peer-key-file" "" set!(text peer_tls.key_file), "The key of --peer-cert-file.";
+    Security "peer-client-cert-file" "" set!(text peer_tls.client_cert_file), "The certificate to present to members.";
+    Security "peer-client-key-file" "" set!(text peer_tls.client_key_file), "The key of --peer-client-cert-file.";
+    Security "peer-client-cert-auth" "false" set!(bool peer_tls.client_cert_auth), "Demand certificates from members.";
+    Security "peer-trusted-ca-file" "" set!(text peer_tls.trusted_ca_file), "Who may sign members' certificates.";
+    Security "peer-crl-file" "" set!(text peer_tls.crl_file), "Members' certificates that are revoked.";
+    Security "peer-cert-allowed-cn" "" set!(words peer_tls.allowed_cns), "Common names that a member's certificate may have.";
+    Security "peer-cert-allowed-hostname" "" set!(words peer_tls.allowed_hostnames), "Names that a member's certificate may have.";
+    Security "peer-auto-tls" "false" set!(bool peer_tls.auto_tls), "Make a certificate for members.";
+    Security "peer-skip-client-san-verification" "false" set!(bool peer_tls.skip_client_san_verification), "Accept a member's certificate from any address.";
+    Security "self-signed-cert-validity" "1" set!(u64 self_signed_cert_validity), "Years that a made certificate is valid.";
+    Security "cipher-suites" "" set!(words cipher_suites), "The ciphers for TLS.";
+    Security "tls-min-version" "TLS1.2" set!(text tls_min_version), "The oldest TLS to accept.";
+    Security "tls-max-version" "" set!(text tls_max_version), "The newest TLS to accept.";
     Security "cors" "*" Effect::Value(set_cors), "Origins whose pages may call (* or empty: all).";
     Security "host-whitelist" "*" Effect::Value(set_host_whitelist), "Host names that plain HTTP requests may carry (* or empty: all).";
 
@@ -289,23 +297,23 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Auth "bcrypt-cost" "10" Effect::Unbuilt(&["10"]), "The cost of hashing a password.";
     Auth "auth-token-ttl" "300" Effect::Unbuilt(&["300"]), "Seconds that a token lives.";
 
-    Profiling "enable-pprof" "false" UNBUILT_SWITCH, "Serve profiles under /debug/pprof/.";
-    Profiling "metrics" "basic" Effect::Unbuilt(&["basic"]), "basic or extensive.";
+    Profiling "enable-pprof" "false" set!(bool enable_pprof), "Serve profiles under /debug/pprof/.";
+    Profiling "metrics" "basic" set!(text metrics), "basic or extensive.";
     Profiling "listen-metrics-urls" "" set!(urls listen_metrics_urls), "Where to listen for /metrics, /health, /livez and /readyz alone.";
 
     Logging "logger" "zap" set!(text logger), "zap, the only one.";
     Logging "log-outputs" "default" Effect::Value(set_log_outputs), "default or stderr, stdout, or files.";
     Logging "log-level" "info" set!(text log_level), "debug, info, warn, error, panic or fatal.";
-    Logging "log-format" "json" Effect::Unbuilt(&["json"]), "json or console.";
-    Logging "enable-log-rotation" "false" UNBUILT_SWITCH, "Start a new log file when one is full.";
-    Logging "log-rotation-config-json" "" Effect::Unbuilt(&["", "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}"]), "When a log file is full.";
+    Logging "log-format" "json" set!(text log_format), "json or console.";
+    Logging "enable-log-rotation" "false" set!(bool enable_log_rotation), "Start a new log file when one is full.";
+    Logging "log-rotation-config-json" "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}" set!(text log_rotation_config_json), "When a log file is full.";
     Logging "warning-unary-request-duration" "300ms" set!(duration warning_unary_request_duration), "Requests that take longer are logged.";
 
-    Tracing "enable-distributed-tracing" "false" UNBUILT_SWITCH, "Send traces by OpenTelemetry.";
-    Tracing "distributed-tracing-address" "localhost:4317" Effect::Unbuilt(&["localhost:4317"]), "Where to send them.";
-    Tracing "distributed-tracing-service-name" "etcd" Effect::Unbuilt(&["etcd"]), "The service's name in them.";
-    Tracing "distributed-tracing-instance-id" "" UNBUILT, "The member's name in them.";
-    Tracing "distributed-tracing-sampling-rate" "0" Effect::Unbuilt(&["0"]), "How many of a million requests are traced.";
+    Tracing "enable-distributed-tracing" "false" set!(bool tracing.enabled), "Send traces by OpenTelemetry.";
+    Tracing "distributed-tracing-address" "localhost:4317" set!(text tracing.address), "Where to send them.";
+    Tracing "distributed-tracing-service-name" "etcd" set!(text tracing.service_name), "The service's name in them.";
+    Tracing "distributed-tracing-instance-id" "" set!(text tracing.instance_id), "The member's name in them.";
+    Tracing "distributed-tracing-sampling-rate" "0" Effect::Value(|config, text| assign(&mut config.tracing.sampling_rate, parse_i64(text))), "How many of a million requests are traced.";
 
     Features "snapshot-catchup-entries" "5000" set!(u64 snapshot_catchup_entries), "Log entries to keep in memory for members that lag.";
     Features "corrupt-check-time" "0s" set!(duration corrupt_check_time), "The interval of comparing hashes with other members (0: never).";

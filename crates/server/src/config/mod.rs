@@ -16,6 +16,7 @@ mod check;
 mod cluster;
 mod compaction;
 mod flags;
+mod groups;
 mod help;
 mod parse;
 mod value;
@@ -28,6 +29,7 @@ use net::Url;
 
 pub(crate) use cluster::InitialCluster;
 pub(crate) use flags::FEATURE_GATES;
+pub(crate) use groups::{Discovery, Tls, Tracing};
 pub(crate) use help::{flag_listing, usage};
 pub(crate) use parse::{Notice, Outcome, Refusal, from_command_line};
 pub(crate) use value::show_duration;
@@ -37,12 +39,16 @@ pub(crate) const ADVERTISE_MISSING: &str =
     "--advertise-client-urls is required when --listen-client-urls is set explicitly";
 const DEFAULT_PEER_URL: &str = "http://localhost:2380";
 const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+const RAFT_TIMEOUT: Duration = Duration::from_secs(5);
+const ROTATION: &str = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \
+                        \"localtime\": false, \"compress\": false}";
 
 /// Everything that a flag can set. Fields are named as their flags.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) data_dir: String,
+    pub(crate) wal_dir: String,
     pub(crate) snapshot_count: u64,
     pub(crate) snapshot_catchup_entries: u64,
     pub(crate) heartbeat_interval_ms: u64,
@@ -58,8 +64,17 @@ pub(crate) struct Config {
     pub(crate) initial_cluster: String,
     pub(crate) initial_cluster_state: ClusterState,
     pub(crate) initial_cluster_token: String,
+    pub(crate) discovery: Discovery,
+    pub(crate) discovery_srv: String,
+    pub(crate) discovery_srv_name: String,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) pre_vote: bool,
+    pub(crate) memory_mlock: bool,
+    pub(crate) socket_reuse_port: bool,
+    pub(crate) socket_reuse_address: bool,
+    pub(crate) enable_grpc_gateway: bool,
+    pub(crate) raft_read_timeout: Duration,
+    pub(crate) raft_write_timeout: Duration,
     pub(crate) max_snapshots: u64,
     pub(crate) max_wals: u64,
     /// As given: 0 is the default, negative is without limit.
@@ -76,11 +91,25 @@ pub(crate) struct Config {
     pub(crate) auto_compaction_retention: String,
     pub(crate) compaction_batch_limit: u64,
     pub(crate) compaction_sleep_interval: Duration,
+    pub(crate) client_tls: Tls,
+    pub(crate) peer_tls: Tls,
+    /// In years.
+    pub(crate) self_signed_cert_validity: u64,
+    pub(crate) cipher_suites: Vec<String>,
+    pub(crate) tls_min_version: String,
+    pub(crate) tls_max_version: String,
     pub(crate) cors: BTreeSet<String>,
     pub(crate) host_whitelist: BTreeSet<String>,
     pub(crate) logger: String,
     pub(crate) log_level: String,
     pub(crate) log_outputs: Vec<String>,
+    pub(crate) log_format: String,
+    pub(crate) enable_log_rotation: bool,
+    pub(crate) log_rotation_config_json: String,
+    pub(crate) enable_pprof: bool,
+    /// `basic` or `extensive`.
+    pub(crate) metrics: String,
+    pub(crate) tracing: Tracing,
     pub(crate) watch_progress_notify_interval: Duration,
     pub(crate) warning_apply_duration: Duration,
     pub(crate) warning_unary_request_duration: Duration,
@@ -124,6 +153,7 @@ impl Default for Config {
         Self {
             name: DEFAULT_NAME.to_owned(),
             data_dir: String::new(),
+            wal_dir: String::new(),
             snapshot_count: 10_000,
             snapshot_catchup_entries: limits::CATCHUP_ENTRIES,
             heartbeat_interval_ms: 100,
@@ -138,8 +168,17 @@ impl Default for Config {
             initial_cluster: format!("{DEFAULT_NAME}={DEFAULT_PEER_URL}"),
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".to_owned(),
+            discovery: Discovery::default(),
+            discovery_srv: String::new(),
+            discovery_srv_name: String::new(),
             strict_reconfig_check: true,
             pre_vote: true,
+            memory_mlock: false,
+            socket_reuse_port: false,
+            socket_reuse_address: false,
+            enable_grpc_gateway: true,
+            raft_read_timeout: RAFT_TIMEOUT,
+            raft_write_timeout: RAFT_TIMEOUT,
             max_snapshots: 5,
             max_wals: 5,
             quota_backend_bytes: 0,
@@ -155,11 +194,23 @@ impl Default for Config {
             auto_compaction_retention: "0".to_owned(),
             compaction_batch_limit: 0,
             compaction_sleep_interval: Duration::ZERO,
+            client_tls: Tls::default(),
+            peer_tls: Tls::default(),
+            self_signed_cert_validity: 1,
+            cipher_suites: Vec::new(),
+            tls_min_version: "TLS1.2".to_owned(),
+            tls_max_version: String::new(),
             cors: all(),
             host_whitelist: all(),
             logger: "zap".to_owned(),
             log_level: "info".to_owned(),
             log_outputs: vec!["default".to_owned()],
+            log_format: "json".to_owned(),
+            enable_log_rotation: false,
+            log_rotation_config_json: ROTATION.to_owned(),
+            enable_pprof: false,
+            metrics: "basic".to_owned(),
+            tracing: Tracing::default(),
             watch_progress_notify_interval: Duration::ZERO,
             warning_apply_duration: Duration::from_millis(100),
             warning_unary_request_duration: Duration::from_millis(300),
