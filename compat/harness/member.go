@@ -72,10 +72,11 @@ type Member struct {
 	Bin   string   // when set, the binary to run whatever the kind is
 	Bare  bool     // pass Flags alone: the rest comes by Env
 
-	Name      string // m1, unless a cluster names it
-	Advertise string // the peer URL told to others, when it is not the one listened on
-	Initial   string // --initial-cluster, when there are other members
-	Existing  bool   // the cluster is there already
+	Name      string   // m1, unless a cluster names it
+	Advertise string   // the peer URL told to others, when it is not the one listened on
+	Initial   string   // --initial-cluster, when there are other members
+	Existing  bool     // the cluster is there already
+	Output    *os.File // when set, where stdout and stderr go
 
 	clientPort, peerPort int
 	logPath              string
@@ -194,6 +195,9 @@ func (m *Member) Spawn() error {
 	}
 	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if m.Output != nil {
+		cmd.Stdout, cmd.Stderr = m.Output, m.Output
+	}
 	cmd.Env = append(CleanEnv(), "ETCD_VERIFY=all")
 	cmd.Env = append(cmd.Env, m.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
