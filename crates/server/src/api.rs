@@ -13,6 +13,7 @@ use store::{Operation, Response, Shared};
 use tokio::sync::watch;
 
 use crate::config::{Config, FEATURE_GATES};
+use crate::http::Scrapes;
 use crate::member::Member;
 use crate::metrics::Metrics;
 
@@ -88,6 +89,7 @@ pub(crate) struct Api {
     /// Counts up each time that streams which want a leader are to be ended.
     pub(crate) leaderless: watch::Receiver<u64>,
     pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) scrapes: Scrapes,
     seeds: AtomicU64,
 }
 
@@ -103,7 +105,19 @@ impl Api {
         let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
-        Self { member, store, clock, metrics, options, lease_ids, leaderless, phase, seeds }
+        let scrapes = Scrapes::default();
+        Self {
+            member,
+            store,
+            clock,
+            metrics,
+            options,
+            lease_ids,
+            leaderless,
+            phase,
+            scrapes,
+            seeds,
+        }
     }
 
     /// Time now.

@@ -10,8 +10,8 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// A text of the given type.
-pub(super) fn with_type(kind: HeaderValue, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::Plain(Bytes::from(text)));
+pub(super) fn with_type(kind: HeaderValue, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Plain(text.into()));
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }

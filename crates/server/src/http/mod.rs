@@ -12,6 +12,7 @@ mod fuzz;
 mod health;
 mod peer;
 mod query;
+mod scrape;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::metrics;
 pub(crate) use access::Access;
 pub(crate) use peer::serve as serve_peer;
 use query::Query;
+pub(crate) use scrape::Scrapes;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -66,7 +68,7 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
     let get_only = request.method() != Method::GET;
     let query = Query::of(request.uri().query());
     match path {
-        "/metrics" => answer::with_type(METRICS, metrics::render(api)),
+        "/metrics" => answer::with_type(METRICS, api.scrapes.text(api).await),
         "/health" if get_only => answer::method_not_allowed("GET"),
         "/health" => health::health(api, &query).await,
         _ if health::is_check(path) && get_only => answer::method_not_allowed("GET"),
