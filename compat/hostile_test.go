@@ -30,9 +30,8 @@ import (
 
 const (
 	hostileWriters = 16
-	// Writes of one measurement in the short size; the full one takes hostileSeconds instead.
-	hostileWrites  = 600
-	hostileSeconds = 8 * time.Second
+	// Writes of one measurement in the short size; the full one takes COMPAT_HOSTILE seconds.
+	hostileWrites = 600
 	// A member may grow by this much under any of the hostilities, writes included.
 	hostileGrowthMax = 192 // MiB
 	// A pipe that nobody reads is full after this.
@@ -225,24 +224,27 @@ func hostileCertificate(t *testing.T) (cert, key string) {
 	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "EC PRIVATE KEY", secret)
 }
 
-// latencies are those of writes by several writers at once; every write must be acknowledged.
-func latencies(t *testing.T, client *clientv3.Client, isFull bool) []time.Duration {
+// latencies are those of writes by several writers at once, in order; ours must be acknowledged.
+func latencies(t *testing.T, client *clientv3.Client, kind harness.Kind, seconds int) []time.Duration {
 	t.Helper()
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var all []time.Duration
 	value := strings.Repeat("v", 256)
-	end := time.Now().Add(hostileSeconds)
+	end := time.Now().Add(time.Duration(seconds) * time.Second)
 	for writer := range hostileWriters {
 		group.Go(func() {
 			var own []time.Duration
-			for i := 0; isFull && time.Now().Before(end) || !isFull && i < hostileWrites/hostileWriters; i++ {
+			for i := 0; time.Now().Before(end) || seconds == 0 && i < hostileWrites/hostileWriters; i++ {
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				began := time.Now()
 				_, err := client.Put(ctx, fmt.Sprintf("hostile/%d/%d", writer, i%100), value)
 				cancel()
-				if err != nil {
+				if err != nil && kind == harness.Ours {
 					t.Errorf("a write failed: %v", err)
+				}
+				if err != nil {
+					t.Logf("evidence: %s: a write failed: %v", kind, err)
 					return
 				}
 				own = append(own, time.Since(began))
@@ -265,21 +267,22 @@ func p99(sorted []time.Duration) time.Duration {
 }
 
 // TestHostileClients abuses a member in every way at hand: writes go on, and memory stays bounded.
-// With COMPAT_HOSTILE=full their latency is measured, too, beside that of quiet and beside etcd.
+// With COMPAT_HOSTILE=8 the latency of eight seconds of writes is measured, too, beside that of
+// quiet and beside etcd.
 func TestHostileClients(t *testing.T) {
-	isFull := os.Getenv("COMPAT_HOSTILE") == "full"
+	seconds := harness.EnvInt(t, "COMPAT_HOSTILE", 0)
 	kinds := []harness.Kind{harness.Ours}
-	if isFull {
+	if seconds > 0 {
 		kinds = append(kinds, harness.Real)
 	}
 	for _, h := range hostilities() {
 		for _, kind := range kinds {
-			t.Run(h.name+"/"+kind.String(), func(t *testing.T) { hostile(t, h, kind, isFull) })
+			t.Run(h.name+"/"+kind.String(), func(t *testing.T) { hostile(t, h, kind, seconds) })
 		}
 	}
 }
 
-func hostile(t *testing.T, h hostility, kind harness.Kind, isFull bool) {
+func hostile(t *testing.T, h hostility, kind harness.Kind, seconds int) {
 	m := harness.NewMember(kind, t.TempDir())
 	begin := h.prepare(t, m)
 	if err := m.Start(); err != nil {
@@ -288,26 +291,26 @@ func hostile(t *testing.T, h hostility, kind harness.Kind, isFull bool) {
 	defer m.Kill()
 	client := m.Client()
 	defer client.Close()
-	latencies(t, client, false) // What is done once is done.
+	latencies(t, client, kind, 0) // What is done once is done.
 	before, _, err := m.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}
 	rounds := 1
-	if isFull {
+	if seconds > 0 {
 		rounds = 3
 	}
 	var quiet, abused []time.Duration
 	writes := 0
 	for range rounds {
-		quiet = append(quiet, p99(latencies(t, client, isFull)))
+		quiet = append(quiet, p99(latencies(t, client, kind, seconds)))
 	}
 	for round := range rounds {
 		ctx, cancel := context.WithCancel(context.Background())
 		if round == 0 || !h.stays {
 			begin(ctx)
 		}
-		all := latencies(t, client, isFull)
+		all := latencies(t, client, kind, seconds)
 		writes += len(all)
 		abused = append(abused, p99(all))
 		cancel()
@@ -334,7 +337,7 @@ func hostile(t *testing.T, h hostility, kind harness.Kind, isFull bool) {
 	if after-before > hostileGrowthMax {
 		t.Errorf("memory grew by %d MiB", after-before)
 	}
-	if isFull && ratio > hostileRatioMax {
+	if seconds > 0 && ratio > hostileRatioMax {
 		t.Errorf("the p99 of writes is x%.2f of that in quiet", ratio)
 	}
 }

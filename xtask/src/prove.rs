@@ -86,7 +86,7 @@ macro_rules! compat {
     };
 }
 
-const PROOFS: [Proof; 15] = [
+const PROOFS: [Proof; 16] = [
     Proof {
         name: "crashes",
         claim: "Fifty times killed under load, nothing acknowledged is missing, revisions do not \
@@ -152,6 +152,14 @@ const PROOFS: [Proof; 15] = [
             BUILD,
             line(".", &[("TMPDIR", "/dev/shm")], &["cargo", "xtask", "perf", "snapshot"]),
         ],
+    },
+    Proof {
+        name: "hostile",
+        claim: "While somebody lets a log block, fills its disk, scrapes without reading, half \
+                opens TLS connections, sends bodies a byte at a time or requests without a \
+                message, writes go on with at most twice the p99 of quiet, and memory is bounded; \
+                real etcd is measured beside.",
+        commands: &[BUILD, compat!("^TestHostileClients$", &[("COMPAT_HOSTILE", "8/0")])],
     },
     Proof {
         name: "tools",
