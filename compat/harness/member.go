@@ -26,11 +26,12 @@ import (
 // Kind says which product a member runs.
 type Kind int
 
-// The two sides of every comparison, and an older etcd that appears in clusters only.
+// The two sides of every comparison, and older etcds: in clusters, and whose directories are found.
 const (
 	Real Kind = iota
 	Ours
 	Real36
+	Real35
 )
 
 func (k Kind) String() string {
@@ -39,13 +40,15 @@ func (k Kind) String() string {
 		return "etcd"
 	case Real36:
 		return "etcd-3.6"
+	case Real35:
+		return "etcd-3.5"
 	}
 	return "quorate"
 }
 
 // KindOf is the reverse of String.
 func KindOf(name string) (Kind, error) {
-	for _, k := range []Kind{Real, Ours, Real36} {
+	for _, k := range []Kind{Real, Ours, Real36, Real35} {
 		if k.String() == name {
 			return k, nil
 		}
@@ -180,6 +183,10 @@ func (m *Member) Spawn() error {
 		bin = t.Ours
 	case m.Kind == Real36:
 		if bin, err = Etcd36(); err != nil {
+			return err
+		}
+	case m.Kind == Real35:
+		if bin, err = Etcd35(); err != nil {
 			return err
 		}
 	}

@@ -61,22 +61,30 @@ func loadTools() (*Tools, error) {
 	return t, nil
 }
 
-var etcd36 = sync.OnceValues(func() (string, error) {
-	bin := filepath.Join(Root(), "bin", "3.6")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return "", err
-	}
-	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "./cmd/...")
-	build.Dir = filepath.Join(Root(), "etcd36")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building etcd 3.6: %w\n%s", err, out)
-	}
-	return filepath.Join(bin, "etcd"), nil
-})
+// older builds the tools of an older release once, from a module of its own: two releases of one
+// module cannot be in one build.
+func older(release, module string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		bin := filepath.Join(Root(), "bin", release)
+		if err := os.MkdirAll(bin, 0o755); err != nil {
+			return "", err
+		}
+		build := exec.Command("go", "build", "-o", bin+string(filepath.Separator), "./cmd/...")
+		build.Dir = filepath.Join(Root(), module)
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building etcd %s: %w\n%s", release, err, out)
+		}
+		return filepath.Join(bin, "etcd"), nil
+	})
+}
 
-// Etcd36 builds etcd, etcdctl and etcdutl of the newest 3.6 release once; they come from a module of
-// their own, because two releases of one module cannot be in one build. It returns etcd's path.
+var etcd36, etcd35 = older("3.6", "etcd36"), older("3.5", "etcd35")
+
+// Etcd36 builds etcd, etcdctl and etcdutl of the newest 3.6 release once, and returns etcd's path.
 func Etcd36() (string, error) { return etcd36() }
+
+// Etcd35 does the same with the newest 3.5 release.
+func Etcd35() (string, error) { return etcd35() }
 
 // Etcdctl runs the real etcdctl against a member.
 func (m *Member) Etcdctl(args ...string) (string, error) {

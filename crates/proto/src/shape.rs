@@ -147,7 +147,7 @@ flat! {
         HashRequest LeaseGrantRequest LeaseKeepAliveRequest LeaseLeasesRequest LeaseRevokeRequest
         LeaseTimeToLiveRequest MemberAddRequest MemberListRequest MemberPromoteRequest
         MemberRemoveRequest MemberUpdateRequest Metadata MoveLeaderRequest PutRequest RangeRequest
-        SnapshotRequest StatusRequest;
+        Request SnapshotRequest StatusRequest;
     health: HealthCheckRequest HealthListRequest;
     leasepb: Lease;
     mvccpb: KeyValue;

@@ -36,6 +36,7 @@ use proto::raftpb::{ConfChange, Entry, EntryType};
 
 use crate::error::{ApplyError, ConfChangeError, Fatal};
 use crate::lease::LeaseError;
+use crate::legacy;
 use crate::membership::{Downgrade, Impossible, Member};
 use crate::mvcc::row::bodies;
 use crate::mvcc::txn::TxnError;
@@ -145,16 +146,26 @@ impl Store {
             operation: None,
             counts: Counts::default(),
         };
+        let data = entry.data.clone().unwrap_or_default();
+        let legacy = match entry.r#type() {
+            EntryType::EntryNormal => legacy::translated(&data),
+            _ => None,
+        };
+        let legacy = legacy.transpose().map_err(|what| fatal(index, what))?;
+        // etcd 3.7 panics where such an entry follows the last snapshot.
+        applied.force_snapshot = legacy.is_some();
         if applied.replayed {
             return Ok(applied);
         }
         if index != self.applied.0.next() {
             return Err(fatal(index, format!("does not follow entry {}", self.applied.0)));
         }
-        let data = entry.data.clone().unwrap_or_default();
         match EntryType::try_from(entry.r#type.unwrap_or_default()) {
             Ok(EntryType::EntryNormal) if data.is_empty() => applied.is_empty = true,
-            Ok(EntryType::EntryNormal) => self.apply_normal(data, &mut applied, now)?,
+            Ok(EntryType::EntryNormal) => match legacy {
+                Some(request) => self.apply_cluster(&request, &mut applied).unwrap_or(Ok(()))?,
+                None => self.apply_normal(data, &mut applied, now)?,
+            },
             Ok(EntryType::EntryConfChange) => self.apply_conf_change(data, &mut applied)?,
             Ok(EntryType::EntryConfChangeV2) | Err(_) => {
                 let number = entry.r#type.unwrap_or_default();
@@ -258,7 +269,7 @@ impl Store {
             ));
         }
         let mut membership = self.shared.membership.write();
-        applied.force_snapshot =
+        applied.force_snapshot |=
             membership.version().is_some_and(|before| version.pair() < before.pair());
         membership.set_version(version, &self.tables.active);
         drop(membership);

@@ -15,6 +15,7 @@ pub mod apply;
 mod backend;
 pub mod error;
 pub mod lease;
+mod legacy;
 mod load;
 pub mod membership;
 pub mod mvcc;
