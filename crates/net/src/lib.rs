@@ -13,6 +13,6 @@ mod stream;
 pub mod url;
 
 pub use lanes::{Lane, Lanes};
-pub use listener::{Accepted, BindError, Gate, Listener, TooFewDescriptors};
+pub use listener::{Accepted, BindError, BindOptions, Gate, Listener, TooFewDescriptors};
 pub use stream::{PeerAddress, Stream};
 pub use url::{Scheme, Url, UrlError};

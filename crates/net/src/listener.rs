@@ -22,6 +22,13 @@ const RESERVED_DESCRIPTORS: u64 = 150;
 /// The pause after an accept that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How an address is bound.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BindOptions {
+    /// Several processes may listen on one port (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+}
+
 /// An address could not be bound.
 #[derive(Debug, Error)]
 #[error("listen {network} {address}: {reason}")]
@@ -47,10 +54,15 @@ enum Socket {
 impl Listener {
     /// Binds `url`. Must be called inside a runtime.
     pub fn bind(url: &Url) -> Result<Self, BindError> {
-        if url.scheme().is_unix() { Self::bind_unix(url) } else { Self::bind_tcp(url) }
+        Self::bind_with(url, BindOptions::default())
     }
 
-    fn bind_tcp(url: &Url) -> Result<Self, BindError> {
+    /// Binds `url` with these options. Must be called inside a runtime.
+    pub fn bind_with(url: &Url, options: BindOptions) -> Result<Self, BindError> {
+        if url.scheme().is_unix() { Self::bind_unix(url) } else { Self::bind_tcp(url, options) }
+    }
+
+    fn bind_tcp(url: &Url, options: BindOptions) -> Result<Self, BindError> {
         let fail = |address: String, reason: String| BindError { network: "tcp", address, reason };
         let given = url.authority().to_owned();
         // An empty host is every address of the machine.
@@ -63,7 +75,11 @@ impl Listener {
         let bind = || -> io::Result<TcpListener> {
             let socket =
                 if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // As Go's library has it by itself, so that --socket-reuse-address adds nothing.
             socket.set_reuseaddr(true)?;
+            if options.reuse_port {
+                socket.set_reuseport(true)?;
+            }
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };

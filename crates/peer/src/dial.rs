@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::limits;
+use crate::timeouts;
 
 /// A future in a box, as the seams of this crate return them.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -53,7 +53,7 @@ impl Dial for PlainDial {
     }
 }
 
-/// A connection that breaks when the other end takes nothing for [`limits::CONNECTION_TIMEOUT`].
+/// A connection that breaks when the other end takes nothing for `--raft-write-timeout`.
 ///
 /// The peer port wraps what it accepts in it: a member that does not read must not hold an answer
 /// for ever. Reading has no deadline here, because a stream's other half is silent for good.
@@ -65,9 +65,9 @@ pub struct WriteDeadline<S> {
 }
 
 impl<S> WriteDeadline<S> {
-    /// With etcd's deadline.
+    /// With the process's deadline.
     pub fn new(inner: S) -> Self {
-        Self::with_limit(inner, limits::CONNECTION_TIMEOUT)
+        Self::with_limit(inner, timeouts::write())
     }
 
     /// With a deadline of one's own.

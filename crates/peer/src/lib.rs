@@ -22,6 +22,7 @@
 pub mod client;
 pub mod codec;
 mod dial;
+mod dial_from;
 mod event;
 #[cfg(test)]
 mod fuzz;
@@ -30,6 +31,7 @@ pub mod limits;
 mod serve;
 mod snapshot;
 mod status;
+mod timeouts;
 mod transport;
 mod version;
 
@@ -46,10 +48,12 @@ mod writer;
 
 pub use client::Client;
 pub use dial::{BoxFuture, Connection, Dial, PlainDial, WriteDeadline};
+pub use dial_from::DialFrom;
 pub use event::{Event, Level, Value};
 pub use handler::{Handler, ReceiveError, SnapshotReader};
 pub use serve::Body;
 pub use snapshot::SnapshotBody;
 pub use status::{Histogram, PeerFigures};
+pub use timeouts::set_connection_timeouts;
 pub use transport::{Transport, TransportConfig};
 pub use version::{Version, VersionError};

@@ -19,6 +19,7 @@ use crate::event::{Event, Level};
 use crate::limits;
 use crate::local::{CLUSTER_ID, CLUSTER_MISMATCH, INCOMPATIBLE_VERSION, RAFT_TO, SERVER_VERSION};
 use crate::status::{Picker, Status, count};
+use crate::timeouts;
 use crate::version::Version;
 use crate::writer::StreamKind;
 
@@ -133,7 +134,7 @@ impl Reader {
         let call = Call::get(format!("{}/{}", self.kind.path(), local.id));
         let call = local.sign(call).header(RAFT_TO, &self.id.to_string());
         let mut link = self.core.caller.connect(url).await?;
-        let within = limits::CONNECTION_TIMEOUT;
+        let within = timeouts::read();
         let answered = timeout(within, link.send(call)).await;
         let (head, body) = answered.map_err(|_| CallError::Timeout(within))??.into_parts();
         let version = head.headers.get(SERVER_VERSION).and_then(|text| text.to_str().ok());
@@ -187,7 +188,7 @@ impl Reader {
             StreamKind::App => Decoder::App(AppDecoder::new(self.core.local.id, self.id)),
         };
         loop {
-            let frame = match timeout(limits::CONNECTION_TIMEOUT, body.frame()).await {
+            let frame = match timeout(timeouts::read(), body.frame()).await {
                 Err(_) => return ReadError::Timeout,
                 Ok(None) => return ReadError::End,
                 Ok(Some(Err(error))) => return ReadError::Network(body_error(&error)),

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::call::body_error;
-use crate::limits;
+use crate::timeouts;
 
 /// The database part of a snapshot while it comes in. Its end is an error unless all has come.
 pub struct SnapshotBody {
@@ -76,7 +76,7 @@ impl SnapshotBody {
 /// The next bytes of a body, if its sender does not stand still.
 pub(crate) async fn next_data(body: &mut Incoming) -> Option<io::Result<Bytes>> {
     loop {
-        let frame = match timeout(limits::CONNECTION_TIMEOUT, body.frame()).await {
+        let frame = match timeout(timeouts::read(), body.frame()).await {
             Err(_) => return Some(Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"))),
             Ok(None) => return None,
             Ok(Some(Err(error))) => return Some(Err(body_error(&error))),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, FEATURE_GATES};
 use crate::http::Scrapes;
+use crate::live::Live;
 use crate::member::Member;
 use crate::metrics::Metrics;
 
@@ -30,9 +31,9 @@ pub(crate) struct Options {
     pub(crate) receive_bytes_max: usize,
     pub(crate) request_bytes_max: usize,
     pub(crate) txn_ops_max: usize,
-    pub(crate) quota_backend_bytes: i64,
     pub(crate) strict_reconfig_check: bool,
-    pub(crate) warning_duration: Duration,
+    /// What SIGHUP may change.
+    pub(crate) live: Arc<Live>,
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
@@ -43,7 +44,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config, live: Arc<Live>) -> Self {
         let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let progress_interval = match config.watch_progress_notify_interval {
             Duration::ZERO => PROGRESS_INTERVAL_DEFAULT,
@@ -53,9 +54,8 @@ impl Options {
             receive_bytes_max: config.receive_bytes_max(),
             request_bytes_max: bytes(config.max_request_bytes),
             txn_ops_max: bytes(config.max_txn_ops),
-            quota_backend_bytes: config.quota_backend_bytes,
             strict_reconfig_check: config.strict_reconfig_check,
-            warning_duration: config.warning_unary_request_duration,
+            live,
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),

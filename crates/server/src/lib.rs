@@ -23,8 +23,10 @@ mod damage;
 mod duties;
 mod grpc;
 mod http;
+mod live;
 mod log;
 pub mod member;
+mod memory;
 mod metrics;
 mod notify;
 mod observer;
@@ -37,6 +39,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use config::{Notice, Outcome, Refusal};
+
+/// What etcd says of a configuration file.
+const LOADED: &str = "loaded server configuration, other configuration command line flags and \
+                      environment variables will be ignored if provided";
 
 /// The exit code of a command line that cannot be read, and of a panic.
 const EXIT_USAGE: u8 = 2;
@@ -63,6 +69,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
             say(&mut std::io::stderr(), config::usage());
             say(&mut std::io::stdout(), &config::flag_listing());
             ExitCode::SUCCESS
+        }
+        Err((Refusal::Plain(reason), _)) => {
+            say(&mut std::io::stderr(), &format!("{reason}\n"));
+            ExitCode::FAILURE
         }
         Err((Refusal::Syntax(reason), _)) => {
             say(&mut std::io::stderr(), &format!("{reason}\n{}", config::usage()));
@@ -107,6 +117,15 @@ fn log_notices(notices: &[Notice]) {
                 .field("key", name)
                 .field("value", value)
                 .emit(),
+            Notice::Loaded { path } => log::info(LOADED).field("path", path).emit(),
+            Notice::IgnoredKeys { path, keys } => {
+                log::warn("keys of the configuration file are without effect")
+                    .field("path", path)
+                    .field("keys", keys)
+                    .emit();
+            }
+            Notice::Info(line) => log::info(line).emit(),
+            Notice::Warning(line) => log::warn(line).emit(),
         }
     }
 }

@@ -108,6 +108,11 @@ pub(crate) fn configure(level: Level, outputs: &[String]) -> io::Result<()> {
     Ok(())
 }
 
+/// From now on lines of this level, and of worse ones, are written.
+pub(crate) fn set_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
 /// Waits until everything emitted so far is written.
 pub(crate) fn flush() {
     if let Some(writer) = WRITER.get() {

@@ -8,6 +8,7 @@ use peer::{Event, Value};
 use store::Applied;
 use worker::bootstrap::{Forced, Identity};
 
+use crate::live::Live;
 use crate::log;
 use crate::member::Observer;
 use crate::metrics::Metrics;
@@ -18,7 +19,7 @@ const SLOW_DISK: Duration = Duration::from_secs(1);
 /// What the member's threads tell.
 pub(crate) struct Watcher {
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) slow_apply: Duration,
+    pub(crate) live: Arc<Live>,
 }
 
 impl Observer for Watcher {
@@ -38,11 +39,12 @@ impl Observer for Watcher {
 
     fn applied(&self, applied: &Applied, took: Duration) {
         self.metrics.applied(applied, took);
-        if took > self.slow_apply {
+        let expected = self.live.slow_apply();
+        if took > expected {
             self.metrics.slow_applies.increment();
             log::warn("apply request took too long")
                 .duration("took", took)
-                .duration("expected-duration", self.slow_apply)
+                .duration("expected-duration", expected)
                 .emit();
         }
     }

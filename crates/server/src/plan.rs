@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
-use peer::PlainDial;
+use peer::{Dial, DialFrom, PlainDial};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::{bolt, wal};
@@ -16,7 +17,7 @@ use worker::bootstrap::FileOptions;
 
 use crate::api::VERSION;
 use crate::begin::Begun;
-use crate::config::{Config, DEFAULT_NAME};
+use crate::config::{Config, DEFAULT_NAME, Derived};
 use crate::connection::Port;
 use crate::log;
 use crate::member::{Member, MemberConfig, Network};
@@ -37,6 +38,12 @@ const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
 /// A quota above this is told, and a request limit above that.
 const QUOTA_SUGGESTED_MAX: u64 = 8 << 30;
 const REQUEST_SUGGESTED_MAX: u64 = 10 << 20;
+
+/// Where the member keeps its files.
+pub(crate) fn directory(config: &Config) -> DataDir {
+    let directory = DataDir::new(&config.data_dir);
+    if config.wal_dir.is_empty() { directory } else { directory.with_wal(&config.wal_dir) }
+}
 
 /// Looks what is in the data directory before anything is made there.
 pub(crate) fn check_directory(root: &str) -> Result<(), String> {
@@ -130,10 +137,47 @@ pub(crate) fn member(
 pub(crate) fn network(config: &Config, runtime: Handle) -> Network {
     Network {
         urls: config.initial_advertise_peer_urls.clone(),
-        dial: Arc::new(PlainDial),
+        dial: dial(config),
         runtime,
         known: Vec::new(),
         version: peer::Version::ETCD,
+    }
+}
+
+/// From which address other members are reached: with the gate for it, from the first one that this
+/// member advertises and others can reach.
+fn dial(config: &Config) -> Arc<dyn Dial> {
+    if !config.gate("SetMemberLocalAddr") {
+        return Arc::new(PlainDial);
+    }
+    let urls = &config.initial_advertise_peer_urls;
+    let local = urls
+        .iter()
+        .filter_map(|url| url.host().parse::<IpAddr>().ok())
+        .find(|address| !address.is_loopback() && !address.is_unspecified());
+    if let Some(local) = local {
+        log::info("setting member local address").text("LocalAddr", &local).emit();
+        return Arc::new(DialFrom { local });
+    }
+    log::warn("unable to set a member local address due to lack of suitable local addresses")
+        .texts("advertise-peer-urls", urls)
+        .emit();
+    Arc::new(PlainDial)
+}
+
+/// What followed from other flags.
+pub(crate) fn log_derived(derived: &Derived, config: &Config) {
+    match &derived.host {
+        Ok(None) => {}
+        Ok(Some(host)) => {
+            log::info("detected default host for advertise").text("host", host).emit();
+        }
+        Err(error) => {
+            log::info("failed to detect default host").field("error", error).emit();
+        }
+    }
+    if derived.data_dir {
+        log::warn("'data-dir' was empty; using default").field("data-dir", &config.data_dir).emit();
     }
 }
 
@@ -170,7 +214,7 @@ pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bo
         .field("member-initialized", &is_initialized)
         .field("name", &config.name)
         .field("data-dir", &config.data_dir)
-        .field("wal-dir", "")
+        .field("wal-dir", &config.wal_dir)
         .text("member-dir", &directory.member().display())
         .field("force-new-cluster", &config.force_new_cluster)
         .duration("heartbeat-interval", heartbeat)
@@ -252,6 +296,14 @@ pub(crate) fn log_warnings(config: &Config) {
         if config.given.contains(flag) {
             log::warn(msg).emit();
         }
+    }
+    if config.gate("LeaseCheckpoint") && !config.gate("LeaseCheckpointPersist") {
+        let msg = "Detected that checkpointing is enabled without persistence. Consider enabling \
+                   feature gate LeaseCheckpointPersist";
+        log::warn(msg).emit();
+    }
+    for (gate, why) in config.gates_without_effect() {
+        log::info("feature gate is without effect").field("gate", &gate).field("why", why).emit();
     }
     if config.listen_client_http_urls.is_empty() {
         let msg = "Running http and grpc server on single port. This is not recommended for \

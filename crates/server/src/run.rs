@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Clock;
-use net::{Gate, Lanes, Listener, Url};
+use net::{BindOptions, Gate, Lanes, Listener, Url};
 use node::requests::compactor::{Compactor, Retention};
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use storage::datadir::DataDir;
@@ -30,12 +30,13 @@ use crate::begin::Begun;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::connection::{Port, Service};
+use crate::live::{Hangups, Live};
 use crate::log::{self, Level};
 use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
-use crate::{begin, cluster, damage, duties, notify, plan, trust};
+use crate::{begin, cluster, damage, duties, memory, notify, plan, trust};
 
 /// How long open requests have at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -74,8 +75,11 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().collect();
     log::info("Running: ").field("args", &arguments).emit();
-    if config.derive() {
-        log::warn("'data-dir' was empty; using default").field("data-dir", &config.data_dir).emit();
+    plan::log_derived(&config.derive(), &config);
+    if config.memory_mlock
+        && let Err(reason) = memory::lock()
+    {
+        return fail(&reason);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -130,13 +134,16 @@ impl Signals {
 
 async fn serve(config: &Config) -> Result<End, String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
+    let hangups = Hangups::listen().map_err(|error| error.to_string())?;
     let ground = Ground::prepare(config)?;
     let client = peer::Client::new(Arc::clone(&ground.network.dial), config.peer_dial_timeout());
     let begun = tokio::select! {
         begun = begin::begin(config, &client, ground.is_initialized) => begun?,
         (number, name) = signals.next() => return Ok(signalled(number, name)),
     };
+    let live = Arc::clone(&ground.live);
     let running = ground.start(config, begun).await?;
+    tokio::spawn(hangups.follow(config.clone(), live, Arc::clone(&running.api.store)));
     Ok(running.run(config, &mut signals).await)
 }
 
@@ -144,7 +151,7 @@ async fn serve(config: &Config) -> Result<End, String> {
 struct Ground {
     directory: DataDir,
     is_initialized: bool,
-    retention: Option<Retention>,
+    live: Arc<Live>,
     gate: Gate,
     clients: Vec<(Listener, Port)>,
     peer_port: Arc<PeerPort>,
@@ -160,9 +167,10 @@ impl Ground {
     /// Looks at the directory, binds all ports and accepts other members.
     fn prepare(config: &Config) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let directory = DataDir::new(&config.data_dir);
+        let directory = plan::directory(config);
         plan::check_directory(&config.data_dir)?;
-        let retention = config.retention()?;
+        let live = Arc::new(Live::of(config)?);
+        peer::set_connection_timeouts(config.raft_read_timeout, config.raft_write_timeout);
         let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
         let Bound { peers, clients } = bind(config)?;
         let is_initialized = plan::is_initialized(&Real, &directory)?;
@@ -179,7 +187,7 @@ impl Ground {
         Ok(Self {
             directory,
             is_initialized,
-            retention,
+            live,
             gate,
             clients,
             peer_port,
@@ -196,15 +204,15 @@ impl Ground {
         let plan = plan::member(config, self.directory, begun, self.network);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let metrics = Arc::new(Metrics::default());
-        let slow_apply = config.warning_apply_duration;
-        let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
+        let live = Arc::clone(&self.live);
+        let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), live });
         let member = Member::start(plan, Arc::new(Real), Arc::clone(&clock), observer)
             .map_err(|error| error.to_string())?;
         plan::log_started(config, &member);
 
         let (phase, phases) = watch::channel(Phase::Serving);
         let (leaderless, lost) = watch::channel(0);
-        let options = Options::of(config);
+        let options = Options::of(config, self.live);
         let election = options.election_timeout;
         let api = Arc::new(Api::new(member.clone(), clock, metrics, options, lost, phases));
         let service = Arc::new(Service::new(Arc::clone(&api), config));
@@ -229,7 +237,6 @@ impl Ground {
             api,
             front,
             clients: self.clients,
-            retention: self.retention,
             failures: self.failures,
             phase,
             all_closed,
@@ -243,7 +250,6 @@ struct Running {
     api: Arc<Api>,
     front: Front,
     clients: Vec<(Listener, Port)>,
-    retention: Option<Retention>,
     failures: mpsc::Receiver<String>,
     phase: watch::Sender<Phase>,
     /// Closes with the last connection of a client.
@@ -307,11 +313,7 @@ impl Running {
             self.front.accept(listener, port);
         }
         notify::ready();
-        if let Some(retention) = self.retention.take() {
-            let (now, revision) = (self.api.now(), self.api.store.revision());
-            let compactor = Compactor::new(retention, now, revision);
-            tokio::spawn(compact(Arc::clone(&self.api), compactor));
-        }
+        tokio::spawn(compact(Arc::clone(&self.api), self.api.options.live.retention()));
     }
 }
 
@@ -354,7 +356,8 @@ fn bind(config: &Config) -> Result<Bound, String> {
     log::info("configuring client listeners")
         .texts("listen-client-urls", &config.listen_client_urls)
         .emit();
-    let listen = |url: &Url| Listener::bind(url).map_err(|error| error.to_string());
+    let options = BindOptions { reuse_port: config.socket_reuse_port };
+    let listen = |url: &Url| Listener::bind_with(url, options).map_err(|error| error.to_string());
     let peers = config.listen_peer_urls.iter().map(listen).collect::<Result<_, _>>()?;
     let mut clients = Vec::new();
     for (urls, port) in asked {
@@ -434,8 +437,28 @@ async fn watch_leader(member: Member, leaderless: watch::Sender<u64>, election: 
     }
 }
 
-/// Compacts the history as the flags ask, while this member leads.
-async fn compact(api: Arc<Api>, mut compactor: Compactor) {
+/// Compacts the history as the configuration asks, and anew when that changes.
+async fn compact(api: Arc<Api>, mut retention: watch::Receiver<Option<Retention>>) {
+    loop {
+        let asked = *retention.borrow_and_update();
+        let changed = match asked {
+            None => retention.changed().await,
+            Some(asked) => {
+                let compactor = Compactor::new(asked, api.now(), api.store.revision());
+                tokio::select! {
+                    changed = retention.changed() => changed,
+                    () = compact_for_ever(&api, compactor) => return,
+                }
+            }
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Compacts the history in one way, while this member leads.
+async fn compact_for_ever(api: &Api, mut compactor: Compactor) {
     loop {
         tokio::time::sleep(compactor.interval()).await;
         // Who follows notes revisions, too, so that it knows what to keep when it comes to lead.

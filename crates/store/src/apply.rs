@@ -318,7 +318,7 @@ impl Store {
         } else {
             0
         };
-        quota::fits(self.options.quota_bytes, self.tables.database.size_bytes(), cost)
+        quota::fits(self.shared.quota(), self.tables.database.size_bytes(), cost)
     }
 
     fn apply_request(

@@ -6,6 +6,7 @@
 //!    needs two things that belong together takes one view.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{MemberId, Revision};
 use parking_lot::RwLock;
@@ -20,6 +21,9 @@ use crate::schema::ConfStateRow;
 use crate::version::Version;
 use crate::watch::Hub;
 
+/// Stands for a quota that is off.
+pub(crate) const NO_QUOTA: u64 = u64::MAX;
+
 /// The state of a store, for readers.
 pub struct Shared {
     pub(crate) view: RwLock<Arc<View>>,
@@ -28,7 +32,8 @@ pub struct Shared {
     pub(crate) membership: RwLock<Membership>,
     pub(crate) alarms: RwLock<Alarms>,
     pub(crate) storage_version: RwLock<Option<Version>>,
-    pub(crate) quota_bytes: Option<u64>,
+    /// [`NO_QUOTA`] when it is off.
+    pub(crate) quota_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -99,12 +104,17 @@ impl Shared {
 
     /// The space quota; `None` when it is off.
     pub fn quota(&self) -> Option<u64> {
-        self.quota_bytes
+        Some(self.quota_bytes.load(Ordering::Relaxed)).filter(|&bytes| bytes != NO_QUOTA)
+    }
+
+    /// From now on the space quota is this; `None` turns it off. An alarm that was raised stays.
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.quota_bytes.store(bytes.unwrap_or(NO_QUOTA), Ordering::Relaxed);
     }
 
     /// Whether something of this cost (see [`crate::quota`]) fits the quota.
     pub fn fits_quota(&self, cost: u64) -> bool {
-        quota::fits(self.quota_bytes, self.db_size(), cost)
+        quota::fits(self.quota(), self.db_size(), cost)
     }
 
     /// The length of the database file as of its last commit.

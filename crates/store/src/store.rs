@@ -17,6 +17,7 @@
 //! *Contract.* `applySnapshot` of `server/etcdserver/server.go` of etcd v3.7.1.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use base::mutant::{Mutant, is_on};
 use base::{LogIndex, MemberId, Moment, Revision, Term};
@@ -31,7 +32,7 @@ use crate::mvcc::compact::Compaction;
 use crate::mvcc::{Change, Core, View};
 use crate::operation::Counts;
 use crate::schema;
-use crate::shared::Shared;
+use crate::shared::{NO_QUOTA, Shared};
 use crate::version::Version;
 use crate::watch::Hub;
 
@@ -40,7 +41,7 @@ use crate::watch::Hub;
 pub struct StoreOptions {
     /// Whose store it is.
     pub member: MemberId,
-    /// The space quota; `None` for none.
+    /// The space quota at first ([`Shared::set_quota`]); `None` for none.
     pub quota_bytes: Option<u64>,
     /// The shortest lease, in seconds.
     pub min_lease_ttl: i64,
@@ -117,7 +118,7 @@ impl Store {
             membership: RwLock::new(loaded.membership),
             alarms: RwLock::new(loaded.alarms),
             storage_version: RwLock::new(loaded.storage_version),
-            quota_bytes: options.quota_bytes,
+            quota_bytes: AtomicU64::new(options.quota_bytes.unwrap_or(NO_QUOTA)),
         });
         let mut applied = loaded.applied;
         if is_on(Mutant::ApplyTwice) {

@@ -5,16 +5,24 @@
 use std::time::Duration;
 
 use net::Url;
+use serde_json::Value;
 
-use super::flags::FEATURE_GATES;
-use super::{Config, show_duration};
+use super::{Config, keys, show_duration};
 
 /// The longest election timeout, in milliseconds.
 const ELECTION_MS_MAX: u64 = 50_000;
 
+/// Traces are sampled of so many.
+const SAMPLING_MAX: i64 = 1_000_000;
+
 impl Config {
     /// The reason why no member can be run with this, if there is one.
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.discovery_fallback == "proxy" && self.config_file.is_empty() {
+            return Err("v2 proxy is deprecated, and --discovery-fallback can't be configured as \
+                        \"proxy\""
+                .to_owned());
+        }
         self.check_log()?;
         let bound = [
             &self.listen_peer_urls,
@@ -41,6 +49,7 @@ impl Config {
             "--advertise-client-urls",
             "in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\"",
         )?;
+        self.check_bootstrap()?;
         self.check_times()?;
         if self.advertise_client_urls.is_empty() {
             return Err(super::ADVERTISE_MISSING.to_owned());
@@ -50,6 +59,7 @@ impl Config {
             "" => return Err("undefined auto-compaction-mode".to_owned()),
             mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
         }
+        self.check_tracing()?;
         self.check_gates()?;
         if self.compact_hash_check_time == Duration::ZERO {
             let given = show_duration(self.compact_hash_check_time);
@@ -66,6 +76,76 @@ impl Config {
         }
         if self.log_outputs.len() > 1 && self.log_outputs.iter().any(|output| output == "default") {
             return Err("multi logoutput for \"default\" is not supported yet".to_owned());
+        }
+        if self.enable_log_rotation {
+            self.check_rotation()?;
+        }
+        match self.log_format.as_str() {
+            "json" | "console" => Ok(()),
+            other => Err(format!("unknown log format: {other}, supported values json, console")),
+        }
+    }
+
+    fn check_rotation(&self) -> Result<(), String> {
+        let is_file =
+            |output: &&String| !matches!(output.as_str(), "default" | "stderr" | "stdout");
+        let files = self.log_outputs.iter().filter(is_file).count();
+        if files > 1 || (files == 0 && self.log_outputs.len() <= 1) {
+            return Err("--log-outputs requires a single file path when \
+                        --log-rotate-config-json is defined"
+                .to_owned());
+        }
+        let asked: Value = serde_json::from_str(&self.log_rotation_config_json)
+            .map_err(|error| format!("improperly formatted log rotation config: {error}"))?;
+        let mismatch = |given: &Value, what: &str, is: &str| {
+            format!(
+                "invalid log rotation config: json: cannot unmarshal {} into Go {what} of type {is}",
+                keys::kind(given)
+            )
+        };
+        let Value::Object(asked) = &asked else {
+            return match asked {
+                Value::Null => Ok(()),
+                other => Err(mismatch(&other, "value", "embed.logRotationConfig")),
+            };
+        };
+        for (key, value) in asked {
+            let key = key.to_ascii_lowercase();
+            let (is_right, is) = match key.as_str() {
+                "maxsize" | "maxage" | "maxbackups" => (value.is_i64(), "int"),
+                "localtime" | "compress" => (value.is_boolean(), "bool"),
+                "filename" => (value.is_string(), "string"),
+                _ => continue,
+            };
+            if !is_right && !value.is_null() {
+                let field = format!("struct field logRotationConfig.Logger.{key}");
+                return Err(mismatch(value, &field, is));
+            }
+        }
+        Ok(())
+    }
+
+    /// How the cluster comes to be: in one way, and wholly said.
+    fn check_bootstrap(&self) -> Result<(), String> {
+        if let Some(state) = &self.unknown_state {
+            return Err(format!("unexpected clusterState {state:?}"));
+        }
+        let endpoints = &self.discovery.endpoints;
+        let ways = [
+            !self.initial_cluster.is_empty(),
+            !self.discovery_srv.is_empty(),
+            !endpoints.is_empty(),
+        ];
+        if ways.into_iter().filter(|&way| way).count() > 1 {
+            return Err("multiple discovery or bootstrap flags are set. Choose one of \
+                        \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
+                .to_owned());
+        }
+        if self.discovery.token.is_empty() != endpoints.is_empty() {
+            return Err("both --discovery-token and --discovery-endpoints must be set".to_owned());
+        }
+        if endpoints.iter().any(|endpoint| endpoint.trim().is_empty()) {
+            return Err("--discovery-endpoints must not contain empty endpoints".to_owned());
         }
         Ok(())
     }
@@ -93,33 +173,32 @@ impl Config {
         Ok(())
     }
 
+    fn check_tracing(&self) -> Result<(), String> {
+        let reason = match self.tracing.sampling_rate {
+            _ if !self.tracing.enabled => return Ok(()),
+            ..0 => "tracing sampling rate must be positive".to_owned(),
+            0..=SAMPLING_MAX => return Ok(()),
+            _ => format!("tracing sampling rate must be less than {SAMPLING_MAX}"),
+        };
+        Err(format!("distributed tracing configurition is not valid: ({reason})"))
+    }
+
     fn check_gates(&self) -> Result<(), String> {
-        let is_on = |gate: &str| self.feature_gates.get(gate) == Some(&true);
-        if is_on("LeaseCheckpointPersist") && !is_on("LeaseCheckpoint") {
+        if self.gate("LeaseCheckpointPersist") && !self.gate("LeaseCheckpoint") {
             return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature \
                         gate LeaseCheckpoint"
                 .to_owned());
         }
-        let built = [
-            "AllBeta",
-            "CompactHashCheck",
-            "InitialCorruptCheck",
-            "LeaseCheckpoint",
-            "LeaseCheckpointPersist",
-        ];
-        let unbuilt = FEATURE_GATES
-            .iter()
-            .find(|(gate, _, default)| !default && !built.contains(gate) && is_on(gate));
-        match unbuilt {
-            Some((gate, ..)) => Err(not_built(&format!("--feature-gates={gate}=true"))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Refuses what etcd has and this version does not.
     fn check_built(&self, bound: [&Vec<Url>; 4]) -> Result<(), String> {
-        if let Some(flag) = &self.unbuilt {
-            return Err(not_built(flag));
+        if let Some(reason) = &self.unbuilt {
+            return Err(reason.clone());
+        }
+        if self.auth_token != "simple" {
+            return Err(not_built(&format!("--auth-token={}", self.auth_token)));
         }
         let secure = bound.into_iter().flatten().find(|url| url.scheme().is_tls());
         if let Some(url) = secure {

@@ -1,11 +1,12 @@
 //! The table of flags: every flag of etcd 3.7.1, once.
 //!
-//! A new flag is a row here and a field in [`Config`]; parsing, environment, help and the honest
-//! refusal of what is not built follow from the row.
+//! A new flag is a row here and a field in [`Config`]; parsing, environment and help follow from the
+//! row, and its place in a configuration file from a row of `keys`.
 
 use net::Url;
 
-use super::value::{parse_bool, parse_duration, parse_i64, parse_u32_verbose, parse_u64};
+use super::gates::set_feature_gates;
+use super::value::{parse_count, parse_duration, parse_i64, parse_u32_verbose, parse_u64};
 use super::{ClusterState, Config};
 
 /// One flag.
@@ -40,10 +41,6 @@ pub(super) enum Effect {
     Value(fn(&mut Config, &str) -> Result<(), String>),
     /// The same, where the flag alone means `true`.
     Switch(fn(&mut Config, bool)),
-    /// Not built yet. These values ask for nothing that is missing.
-    Unbuilt(&'static [&'static str]),
-    /// The same for a flag that alone means `true`.
-    UnbuiltSwitch(bool),
     /// Read by etcd and without effect there.
     Ignored,
     /// `--version`.
@@ -53,14 +50,18 @@ pub(super) enum Effect {
 impl Flag {
     /// Whether the flag needs no value.
     pub(super) fn is_switch(&self) -> bool {
-        use Effect::{Ignored, Switch, UnbuiltSwitch, Version};
-        matches!(self.effect, Switch(_) | UnbuiltSwitch(_) | Ignored | Version)
+        matches!(self.effect, Effect::Switch(_) | Effect::Ignored | Effect::Version)
     }
 
     /// Its name in the environment.
     pub(super) fn variable(&self) -> String {
-        format!("ETCD_{}", self.name.to_uppercase().replace('-', "_"))
+        variable(self.name)
     }
+}
+
+/// The name of a flag in the environment.
+pub(super) fn variable(flag: &str) -> String {
+    format!("ETCD_{}", flag.to_uppercase().replace('-', "_"))
 }
 
 /// The flag of this name.
@@ -106,7 +107,14 @@ fn set_cluster_state(config: &mut Config, text: &str) -> Set {
     Ok(())
 }
 
-fn set_cors(config: &mut Config, text: &str) -> Set {
+fn set_discovery_fallback(config: &mut Config, text: &str) -> Set {
+    match text {
+        "exit" | "proxy" => assign(&mut config.discovery_fallback, Ok(text.to_owned())),
+        _ => Err("invalid value".to_owned()),
+    }
+}
+
+pub(super) fn set_cors(config: &mut Config, text: &str) -> Set {
     let any = |text: &str| text.is_empty() || text == "*";
     config.cors = match text {
         text if any(text) => ["*".to_owned()].into(),
@@ -120,7 +128,7 @@ fn set_cors(config: &mut Config, text: &str) -> Set {
     Ok(())
 }
 
-fn set_host_whitelist(config: &mut Config, text: &str) -> Set {
+pub(super) fn set_host_whitelist(config: &mut Config, text: &str) -> Set {
     config.host_whitelist = match text {
         "" | "*" => ["*".to_owned()].into(),
         text => words(text).collect(),
@@ -128,44 +136,13 @@ fn set_host_whitelist(config: &mut Config, text: &str) -> Set {
     Ok(())
 }
 
-/// The gates of 3.7.1 and their defaults. One that is off here and asked for is not built.
-pub(crate) const FEATURE_GATES: [(&str, &str, bool); 11] = [
-    ("AllAlpha", "ALPHA", false),
-    ("AllBeta", "BETA", false),
-    ("CompactHashCheck", "ALPHA", false),
-    ("FastLeaseKeepAlive", "BETA", true),
-    ("InitialCorruptCheck", "ALPHA", false),
-    ("LeaseCheckpoint", "ALPHA", false),
-    ("LeaseCheckpointPersist", "ALPHA", false),
-    ("PriorityRequest", "ALPHA", false),
-    ("SetMemberLocalAddr", "ALPHA", false),
-    ("StopGRPCServiceOnDefrag", "ALPHA", false),
-    ("TxnModeWriteWithSharedBuffer", "BETA", true),
-];
-
-fn set_feature_gates(config: &mut Config, text: &str) -> Set {
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (gate, value) =
-            item.split_once('=').ok_or_else(|| format!("missing bool value for {item}"))?;
-        let (gate, value) = (gate.trim(), value.trim());
-        let on = parse_bool(value).map_err(|_| {
-            format!(
-                "invalid value of {gate}={value}, err: strconv.ParseBool: parsing {value:?}: \
-                 invalid syntax"
-            )
-        })?;
-        if !FEATURE_GATES.iter().any(|(known, ..)| *known == gate) {
-            return Err(format!("unrecognized feature gate: {gate}"));
-        }
-        config.feature_gates.insert(gate.to_owned(), on);
-    }
-    Ok(())
-}
-
-/// Shortens a row: an unsigned number, a duration, a text.
+/// Shortens a row: an unsigned number, one that etcd lets be negative, a duration, a text.
 macro_rules! set {
     (u64 $field:ident) => {
         Effect::Value(|config, text| assign(&mut config.$field, parse_u64(text)))
+    };
+    (count $field:ident) => {
+        Effect::Value(|config, text| assign(&mut config.$field, parse_count(text)))
     };
     (duration $($field:ident).+) => {
         Effect::Value(|config, text| assign(&mut config.$($field).+, parse_duration(text)))
@@ -197,9 +174,6 @@ macro_rules! flags {
     };
 }
 
-const UNBUILT: Effect = Effect::Unbuilt(&[""]);
-const UNBUILT_SWITCH: Effect = Effect::UnbuiltSwitch(false);
-
 /// Every flag, in the order of `-h`.
 #[rustfmt::skip]
 pub(super) static FLAGS: &[Flag] = flags! {
@@ -219,12 +193,12 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Member "quota-backend-bytes" "0"
         Effect::Value(|config, text| assign(&mut config.quota_backend_bytes, parse_i64(text))),
         "Bytes the database may take before writes are refused (0: 2 GiB, negative: no limit).";
-    Member "backend-bbolt-freelist-type" "map" Effect::Unbuilt(&["", "map", "array"]), "Without effect here: free pages are always kept in a map.";
+    Member "backend-bbolt-freelist-type" "map" Effect::Value(|_, _| Ok(())), "Without effect here: free pages are always kept in a map.";
     Member "backend-batch-interval" "" set!(duration backend_batch_interval), "The longest wait of changes for the database's commit (0: 100ms).";
-    Member "backend-batch-limit" "0" set!(u64 backend_batch_limit), "Changes that force the database's commit (0: 10000).";
+    Member "backend-batch-limit" "0" set!(count backend_batch_limit), "Changes that force the database's commit (0: 10000).";
     Member "max-txn-ops" "128" set!(u64 max_txn_ops), "Operations that a transaction may have.";
     Member "max-request-bytes" "1572864" set!(u64 max_request_bytes), "Bytes that a write request may have.";
-    Member "max-concurrent-streams" "4294967295"
+    Member "max-concurrent-streams" "math.MaxUint32"
         Effect::Value(|config, text| {
             assign(&mut config.max_concurrent_streams, parse_u32_verbose(text))
         }),
@@ -259,7 +233,7 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Clustering "discovery-password" "" set!(text discovery.password), "For the discovery service.";
     Clustering "discovery-srv" "" set!(text discovery_srv), "A DNS domain whose SRV records name the members.";
     Clustering "discovery-srv-name" "" set!(text discovery_srv_name), "The suffix of the SRV records' service name.";
-    Clustering "discovery-fallback" "exit" Effect::Unbuilt(&["exit"]), "What to do when discovery fails.";
+    Clustering "discovery-fallback" "exit" Effect::Value(set_discovery_fallback), "What to do when discovery fails.";
     Clustering "strict-reconfig-check" "true" set!(bool strict_reconfig_check), "Refuse changes of members that would lose the quorum.";
     Clustering "pre-vote" "true" set!(bool pre_vote), "Ask around before an election, so that a returning member does not disturb.";
     Clustering "auto-compaction-retention" "0" set!(text auto_compaction_retention), "History to keep: hours or a duration, or a count of revisions (0: all).";
@@ -293,9 +267,9 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Security "cors" "*" Effect::Value(set_cors), "Origins whose pages may call (* or empty: all).";
     Security "host-whitelist" "*" Effect::Value(set_host_whitelist), "Host names that plain HTTP requests may carry (* or empty: all).";
 
-    Auth "auth-token" "simple" Effect::Unbuilt(&["simple"]), "The kind of token: simple or jwt.";
-    Auth "bcrypt-cost" "10" Effect::Unbuilt(&["10"]), "The cost of hashing a password.";
-    Auth "auth-token-ttl" "300" Effect::Unbuilt(&["300"]), "Seconds that a token lives.";
+    Auth "auth-token" "simple" set!(text auth_token), "The kind of token: simple or jwt.";
+    Auth "bcrypt-cost" "10" set!(u64 bcrypt_cost), "The cost of hashing a password.";
+    Auth "auth-token-ttl" "300" set!(u64 auth_token_ttl), "Seconds that a token lives.";
 
     Profiling "enable-pprof" "false" set!(bool enable_pprof), "Serve profiles under /debug/pprof/.";
     Profiling "metrics" "basic" set!(text metrics), "basic or extensive.";
@@ -318,18 +292,18 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Features "snapshot-catchup-entries" "5000" set!(u64 snapshot_catchup_entries), "Log entries to keep in memory for members that lag.";
     Features "corrupt-check-time" "0s" set!(duration corrupt_check_time), "The interval of comparing hashes with other members (0: never).";
     Features "compact-hash-check-time" "1m" set!(duration compact_hash_check_time), "The interval of comparing hashes after compactions.";
-    Features "compaction-batch-limit" "0" set!(u64 compaction_batch_limit), "Revisions that a compaction removes at once (0: 1000).";
-    Features "compaction-sleep-interval" "0s" set!(duration compaction_sleep_interval), "The pause between them (0: 10ms).";
-    Features "watch-progress-notify-interval" "0s" set!(duration watch_progress_notify_interval), "How often a quiet watch reports its progress (0: 10m).";
+    Features "compaction-batch-limit" "1000" set!(count compaction_batch_limit), "Revisions that a compaction removes at once.";
+    Features "compaction-sleep-interval" "10ms" set!(duration compaction_sleep_interval), "The pause between them.";
+    Features "watch-progress-notify-interval" "10m" set!(duration watch_progress_notify_interval), "How often a quiet watch reports its progress.";
     Features "warning-apply-duration" "100ms" set!(duration warning_apply_duration), "Requests that take longer to apply are logged.";
     Features "downgrade-check-time" "5s" set!(duration downgrade_check_time), "Without effect here: whether a downgrade is complete is seen when members tell their versions.";
     Features "bootstrap-defrag-threshold-megabytes" "0" set!(u64 bootstrap_defrag_threshold_megabytes), "Without effect here: free pages are used again as they are.";
-    Features "max-learners" "1" set!(u64 max_learners), "Learners that a cluster may have.";
+    Features "max-learners" "1" set!(count max_learners), "Learners that a cluster may have.";
 
     Unsafe "force-new-cluster" "false" set!(bool force_new_cluster), "Found a cluster of one from this directory.";
     Unsafe "unsafe-no-fsync" "false" set!(bool unsafe_no_fsync), "Do not wait for the disk. LOSES DATA when the machine fails.";
 
-    Hidden "config-file" "" UNBUILT, "A file with the configuration.";
+    Hidden "config-file" "" set!(text config_file), "A file with the configuration.";
     Hidden "version" "false" Effect::Version, "Print the version.";
     Hidden "cluster-active-size" "" Effect::Ignored, "";
     Hidden "cluster-remove-delay" "" Effect::Ignored, "";

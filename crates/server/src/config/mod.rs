@@ -1,37 +1,46 @@
-//! What the operator asked for: flags, environment, and the checks on both.
+//! What the operator asked for: flags, environment or a file, and the checks on them.
 //!
 //! ```text
 //!  arguments ─► parse ─► Config ─► check ─► the member, the listeners, the log
-//!  ETCD_*    ─►   ▲ one table of flags (`flags`)
+//!  ETCD_*    ─►   ▲ one table of flags (`flags`), one of flags that are no more (`old`)
+//!  a file    ─► file ─► keys (one table) ─► the same; SIGHUP: read again (`reload`)
 //! ```
 //!
 //! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; none is
 //! silently without effect. 2. Texts and exit codes of refusals are etcd's.
 //!
-//! *Absent.* The configuration file, TLS, discovery: their flags are known and refused.
+//! *Absent.* What TLS, discovery, logs and tracing do with what stands here.
 //!
 //! *Contract.* `server/etcdmain/config.go` and `server/embed/config.go` of etcd v3.7.1.
 
 mod check;
 mod cluster;
 mod compaction;
+mod file;
 mod flags;
+mod gates;
 mod groups;
 mod help;
+mod host;
+mod keys;
+mod old;
 mod parse;
+mod reload;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base::limits;
 use net::Url;
 
 pub(crate) use cluster::InitialCluster;
-pub(crate) use flags::FEATURE_GATES;
+pub(crate) use gates::FEATURE_GATES;
 pub(crate) use groups::{Discovery, Tls, Tracing};
 pub(crate) use help::{flag_listing, usage};
 pub(crate) use parse::{Notice, Outcome, Refusal, from_command_line};
+pub(crate) use reload::Reloaded;
 pub(crate) use value::show_duration;
 
 pub(crate) const DEFAULT_NAME: &str = "default";
@@ -67,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) discovery: Discovery,
     pub(crate) discovery_srv: String,
     pub(crate) discovery_srv_name: String,
+    /// `exit` or `proxy`.
+    pub(crate) discovery_fallback: String,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) pre_vote: bool,
     pub(crate) memory_mlock: bool,
@@ -98,6 +109,11 @@ pub(crate) struct Config {
     pub(crate) cipher_suites: Vec<String>,
     pub(crate) tls_min_version: String,
     pub(crate) tls_max_version: String,
+    /// `simple`, or `jwt` with its options.
+    pub(crate) auth_token: String,
+    pub(crate) bcrypt_cost: u64,
+    /// In seconds.
+    pub(crate) auth_token_ttl: u64,
     pub(crate) cors: BTreeSet<String>,
     pub(crate) host_whitelist: BTreeSet<String>,
     pub(crate) logger: String,
@@ -126,7 +142,13 @@ pub(crate) struct Config {
     pub(crate) feature_gates: BTreeMap<String, bool>,
     /// Flags that were given on the command line or in the environment.
     pub(crate) given: BTreeSet<&'static str>,
-    /// The first flag that was given, is known to etcd, and is not built here yet.
+    /// The configuration file; empty when there is none.
+    pub(crate) config_file: String,
+    /// What the configuration file says, by key.
+    pub(crate) file_values: BTreeMap<String, serde_json::Value>,
+    /// An initial cluster state of the configuration file that is none.
+    pub(crate) unknown_state: Option<String>,
+    /// Why the first flag that asks for what is not built here yet is refused.
     pub(crate) unbuilt: Option<String>,
 }
 
@@ -171,6 +193,7 @@ impl Default for Config {
             discovery: Discovery::default(),
             discovery_srv: String::new(),
             discovery_srv_name: String::new(),
+            discovery_fallback: "exit".to_owned(),
             strict_reconfig_check: true,
             pre_vote: true,
             memory_mlock: false,
@@ -200,6 +223,9 @@ impl Default for Config {
             cipher_suites: Vec::new(),
             tls_min_version: "TLS1.2".to_owned(),
             tls_max_version: String::new(),
+            auth_token: "simple".to_owned(),
+            bcrypt_cost: 10,
+            auth_token_ttl: 300,
             cors: all(),
             host_whitelist: all(),
             logger: "zap".to_owned(),
@@ -223,6 +249,9 @@ impl Default for Config {
             bootstrap_defrag_threshold_megabytes: 0,
             feature_gates: BTreeMap::new(),
             given: BTreeSet::new(),
+            config_file: String::new(),
+            file_values: BTreeMap::new(),
+            unknown_state: None,
             unbuilt: None,
         }
     }
@@ -252,12 +281,6 @@ impl Config {
         self.election_timeout_ms / self.heartbeat_interval_ms
     }
 
-    /// Whether a feature gate is open: as it was asked for, or as it is by default.
-    pub(crate) fn gate(&self, name: &str) -> bool {
-        let default = || FEATURE_GATES.iter().any(|(gate, _, on)| *gate == name && *on);
-        self.feature_gates.get(name).copied().unwrap_or_else(default)
-    }
-
     /// The largest gRPC message that is read.
     pub(crate) fn receive_bytes_max(&self) -> usize {
         usize::try_from(self.max_request_bytes)
@@ -265,10 +288,11 @@ impl Config {
             .saturating_add(limits::GRPC_OVERHEAD_BYTES)
     }
 
-    /// Fills in what follows from other values: the initial cluster from the name, the data
-    /// directory from the name. Returns whether the directory was filled in.
-    pub(crate) fn derive(&mut self) -> bool {
+    /// Fills in what follows from other values: URLs to advertise from the machine's address, the
+    /// initial cluster from the name, the data directory from the name.
+    pub(crate) fn derive(&mut self) -> Derived {
         let default_cluster = format!("{DEFAULT_NAME}={DEFAULT_PEER_URL}");
+        let host = self.advertise_default_host();
         if self.name != DEFAULT_NAME && self.initial_cluster == default_cluster {
             let members: Vec<_> = self
                 .initial_advertise_peer_urls
@@ -277,12 +301,21 @@ impl Config {
                 .collect();
             self.initial_cluster = members.join(",");
         }
-        let empty = self.data_dir.is_empty();
-        if empty {
+        let data_dir = self.data_dir.is_empty();
+        if data_dir {
             self.data_dir = format!("{}.etcd", self.name);
         }
-        empty
+        Derived { data_dir, host }
     }
+}
+
+/// What [`Config::derive`] has filled in, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Derived {
+    /// Whether the data directory follows from the name.
+    pub(crate) data_dir: bool,
+    /// The machine's address, where it is advertised; the reason why it was not found.
+    pub(crate) host: Result<Option<IpAddr>, String>,
 }
 
 #[cfg(test)]

@@ -102,6 +102,36 @@ fn configurations_that_cannot_be_are_told_in_etcds_words() {
         (&["--auto-compaction-mode=foo"], "unknown auto-compaction-mode \"foo\""),
         (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
         (&["--logger=foo"], "unknown logger option \"foo\""),
+        (&["--log-format=foo"], "unknown log format: foo, supported values json, console"),
+        (
+            &["--discovery-fallback=proxy"],
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
+        ),
+        (
+            &["--discovery-srv=a.b", "--initial-cluster=default=http://localhost:2380"],
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"",
+        ),
+        (&["--discovery-token=a"], "both --discovery-token and --discovery-endpoints must be set"),
+        (
+            &["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=-1"],
+            "distributed tracing configurition is not valid: (tracing sampling rate must be positive)",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=a,b"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &[
+                "--enable-log-rotation",
+                "--log-outputs=a",
+                "--log-rotation-config-json={\"maxsize\":\"a\"}",
+            ],
+            "invalid log rotation config: json: cannot unmarshal string into Go struct field logRotationConfig.Logger.maxsize of type int",
+        ),
+        (
+            &["--feature-gates=LeaseCheckpointPersist=true"],
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+        ),
         (&["--log-outputs=a,default"], "multi logoutput for \"default\" is not supported yet"),
         (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
     ] {
@@ -113,12 +143,11 @@ fn configurations_that_cannot_be_are_told_in_etcds_words() {
 fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
     let refused = |arguments: &[&str]| read(arguments, &[]).err().map(|told| told.to_string());
     for (argument, what) in [
-        ("--cert-file=a.pem", "--cert-file"),
-        ("--auto-tls", "--auto-tls"),
-        ("--discovery-srv=example.com", "--discovery-srv"),
-        ("--config-file=etcd.yml", "--config-file"),
-        ("--feature-gates=SetMemberLocalAddr=true", "--feature-gates=SetMemberLocalAddr=true"),
         ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
+        ("--auth-token=jwt,pub-key=a", "--auth-token=jwt,pub-key=a"),
+        ("--enable-v2", "--enable-v2=true: the v2 API"),
+        ("--proxy=readonly", "--proxy=readonly: the v2 proxy"),
+        ("--discovery=http://a/b", "--discovery=http://a/b: discovery by the v2 API"),
     ] {
         let told = format!("{what} is not supported by this version of quorate");
         assert_eq!(refused(&[argument]), Some(told));
@@ -133,12 +162,83 @@ fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
         "--metrics=basic",
         "--feature-gates=FastLeaseKeepAlive=true",
         "--feature-gates=LeaseCheckpoint=true",
+        "--feature-gates=AllAlpha=true,AllBeta=false",
         "--force-new-cluster",
         "--max-snapshots=3",
+        "--max-learners=-1",
+        "--backend-bbolt-freelist-type=array",
         "--v=2",
+        "--enable-v2=false",
+        "--proxy=off",
+        "--proxy-read-timeout=0",
+        "--log-package-levels=etcdserver=WARNING",
+        "--debug",
     ] {
         assert_eq!(refused(&[argument]), None, "{argument}");
     }
+}
+
+#[test]
+fn old_names_lead_to_the_flags_of_today() {
+    let (config, notices) = read(
+        &["--experimental-corrupt-check-time=3s", "--experimental-initial-corrupt-check"],
+        &[("ETCD_EXPERIMENTAL_MAX_LEARNERS", "4"), ("ETCD_ENABLE_V2", "true")],
+    )
+    .expect("valid");
+    assert_eq!(config.corrupt_check_time, Duration::from_secs(3));
+    assert!(config.gate("InitialCorruptCheck"));
+    assert_eq!(config.max_learners, 4);
+    let lines: Vec<_> = notices
+        .iter()
+        .map(|notice| match notice {
+            Notice::Warning(line) => line.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "--experimental-corrupt-check-time is deprecated in v3.6 and will be decommissioned in \
+             v3.7. Use '--corrupt-check-time' instead.",
+            "--experimental-initial-corrupt-check is deprecated in v3.6 and will be decommissioned \
+             in v3.7. Use '--feature-gates=InitialCorruptCheck=true' instead.",
+            "ETCD_ENABLE_V2 is passed over, as by etcd 3.7: --enable-v2=true: the v2 API is not \
+             supported by this version of quorate",
+            "ETCD_EXPERIMENTAL_MAX_LEARNERS=4: --experimental-max-learners is deprecated in v3.6 \
+             and will be decommissioned in v3.7. Use '--max-learners' instead.",
+        ]
+    );
+    let unknown = read(&["--experimental-name=a"], &[]).expect_err("there was none");
+    assert_eq!(unknown.to_string(), "flag provided but not defined: -experimental-name");
+}
+
+#[test]
+fn a_file_counts_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("etcd.yml");
+    std::fs::write(&path, "name: from-file\n").unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    let flag = format!("--config-file={path}");
+    let (config, notices) = read(
+        &[&flag, "--name=flag", "--heartbeat-interval=0", "--max-learners=3"],
+        &[("ETCD_NAME", "variable"), ("ETCD_NONSENSE", "1")],
+    )
+    .expect("nothing but the file counts");
+    assert_eq!((config.name.as_str(), config.max_learners), ("from-file", 1));
+    assert_eq!(notices, [Notice::Loaded { path: path.clone() }]);
+    let (config, _) = read(&["--name=flag"], &[("ETCD_CONFIG_FILE", &path)]).expect("valid");
+    assert_eq!(config.name, "from-file");
+    let told = read(&["--config-file=/nope"], &[]).expect_err("there is none");
+    assert_eq!(told, Refusal::Config("open /nope: no such file or directory".to_owned()));
+    assert!(matches!(read(&[&flag, "--nosuch"], &[]), Err(Refusal::Syntax(_))));
+}
+
+#[test]
+fn short_timeouts_between_members_are_raised() {
+    let (config, notices) = read(&["--raft-read-timeout=1s"], &[]).expect("valid");
+    assert_eq!(config.raft_read_timeout, Duration::from_secs(5));
+    let told = "raft-read-timeout increased to minimum value: 5s".to_owned();
+    assert_eq!(notices, [Notice::Info(told)]);
 }
 
 #[test]
@@ -167,11 +267,11 @@ fn values_arrive() {
 #[test]
 fn the_name_decides_cluster_and_directory() {
     let mut named = config(&["--name=abc", "--initial-advertise-peer-urls=http://a:1,http://b:1"]);
-    assert!(named.derive());
+    assert!(named.derive().data_dir);
     assert_eq!(named.initial_cluster, "abc=http://a:1,abc=http://b:1");
     assert_eq!(named.data_dir, "abc.etcd");
     let mut unnamed = config(&[]);
-    assert!(unnamed.derive());
+    assert!(unnamed.derive().data_dir);
     assert_eq!(unnamed.data_dir, "default.etcd");
 }
 

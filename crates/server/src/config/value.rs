@@ -35,6 +35,11 @@ pub(super) fn parse_i64(text: &str) -> Result<i64, String> {
     i64::try_from(if negative { -value } else { value }).map_err(|_| OUT_OF_RANGE.to_owned())
 }
 
+/// A whole number that counts something, where etcd takes a negative one for none.
+pub(super) fn parse_count(text: &str) -> Result<u64, String> {
+    parse_i64(text).map(|number| u64::try_from(number).unwrap_or(0))
+}
+
 /// The number of a flag that prints the reason of `strconv` itself.
 pub(super) fn parse_u32_verbose(text: &str) -> Result<u32, String> {
     let tell = |reason: &str| format!("strconv.ParseUint: parsing {text:?}: {reason}");
@@ -74,9 +79,13 @@ fn magnitude(text: &str) -> Result<u64, &'static str> {
     Ok(value)
 }
 
-/// A duration of a flag: `1h2m3.5s`, or a bare `0`. Not negative.
+/// A duration of a flag: `1h2m3.5s`, or a bare `0`. A negative one is as none.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration(text).ok_or_else(|| PARSE_ERROR.to_owned())
+    match text.strip_prefix('-') {
+        Some(text) if !text.starts_with('+') => duration(text).map(|_| Duration::ZERO),
+        _ => duration(text),
+    }
+    .ok_or_else(|| PARSE_ERROR.to_owned())
 }
 
 /// The same where the reason is told in full.
@@ -230,7 +239,8 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text).map(show_duration), Ok(shown.to_owned()), "{text}");
         }
-        for text in ["", "1", "s", "1x", "1..5s", "-1s", "9999999999h"] {
+        assert_eq!(parse_duration("-1s"), Ok(Duration::ZERO));
+        for text in ["", "1", "s", "1x", "1..5s", "-", "-+1s", "--1s", "9999999999h"] {
             assert_eq!(parse_duration(text), Err(PARSE_ERROR.to_owned()), "{text}");
         }
         let told = |text| parse_duration_verbose(text).expect_err(text);

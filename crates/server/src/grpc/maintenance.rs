@@ -58,7 +58,7 @@ pub(super) fn status(api: &Api, _: &StatusRequest) -> Reply {
     }
     errors.extend(api.store.alarms().iter().map(alarm_text));
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    let quota = match api.options.quota_backend_bytes {
+    let quota = match api.options.live.quota_backend_bytes() {
         0 => api.store.quota().map_or(0, signed),
         given => given,
     };

@@ -109,7 +109,7 @@ async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Re
         Err(status) => Err(status),
     };
     let took = began.elapsed();
-    if took > call.api.options.warning_duration {
+    if took > call.api.options.live.slow_request() {
         call.log_slow(took);
     }
     match answer {
