@@ -41,6 +41,7 @@ impl Config {
             "--advertise-client-urls",
             "in the format \"host:port\", \"unix:/path/to/socket\" or \"unixs:/path/to/socket\"",
         )?;
+        self.check_bootstrap()?;
         self.check_times()?;
         if self.advertise_client_urls.is_empty() {
             return Err(super::ADVERTISE_MISSING.to_owned());
@@ -132,6 +133,6 @@ impl Config {
     }
 }
 
-fn not_built(what: &str) -> String {
+pub(super) fn not_built(what: &str) -> String {
     format!("{what} is not supported by this version of quorate")
 }

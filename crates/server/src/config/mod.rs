@@ -13,6 +13,7 @@
 //! *Contract.* `server/etcdmain/config.go` and `server/embed/config.go` of etcd v3.7.1.
 
 mod check;
+mod check_bootstrap;
 mod cluster;
 mod compaction;
 mod flags;
@@ -67,6 +68,9 @@ pub(crate) struct Config {
     pub(crate) discovery: Discovery,
     pub(crate) discovery_srv: String,
     pub(crate) discovery_srv_name: String,
+    /// What the certificates of other members must name, where the SRV records of that domain and
+    /// no authority of one's own say who they are. No flag: found at the start.
+    pub(crate) peer_server_name: Option<String>,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) pre_vote: bool,
     pub(crate) memory_mlock: bool,
@@ -171,6 +175,7 @@ impl Default for Config {
             discovery: Discovery::default(),
             discovery_srv: String::new(),
             discovery_srv_name: String::new(),
+            peer_server_name: None,
             strict_reconfig_check: true,
             pre_vote: true,
             memory_mlock: false,

@@ -74,6 +74,7 @@ pub(crate) fn from_command_line(
                 let told = format!("unrecognized level: {:?} (--log-level)", config.log_level);
                 return Err(Refusal::Syntax(told));
             }
+            config.drop_default_cluster();
             config.check().map_err(Refusal::Config)
         })
         .err();

@@ -115,7 +115,6 @@ fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
     for (argument, what) in [
         ("--cert-file=a.pem", "--cert-file"),
         ("--auto-tls", "--auto-tls"),
-        ("--discovery-srv=example.com", "--discovery-srv"),
         ("--config-file=etcd.yml", "--config-file"),
         ("--feature-gates=SetMemberLocalAddr=true", "--feature-gates=SetMemberLocalAddr=true"),
         ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
