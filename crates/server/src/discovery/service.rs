@@ -205,7 +205,8 @@ impl Watch {
 }
 
 async fn connect(settings: &Discovery, endpoint: &str) -> Result<Session, Failure> {
-    let unavailable = |error: tonic::transport::Error| Failure::Unavailable(error.to_string());
+    let unavailable =
+        |error: tonic::transport::Error| Failure::Unavailable(format!("{endpoint}: {}", root(&error)));
     let target = Endpoint::from_shared(target(endpoint))
         .map_err(|error| Failure::Unavailable(format!("{endpoint}: {error}")))?
         .connect_timeout(settings.dial_timeout)
@@ -265,6 +266,15 @@ fn end_of(prefix: &str) -> Bytes {
         *last += 1;
     }
     end.into()
+}
+
+/// What lies under an error of a connection: the words above it say only that there is one.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
 }
 
 fn deadline() -> Failure {
