@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func bySRV(t *testing.T, c *harness.Cluster, dns *dnsServer, flags ...string) []
 		host := fmt.Sprintf("m%d%s", i+1, hostsOf)
 		port := portOf(m.PeerURL())
 		m.Advertise = fmt.Sprintf("http://%s:%d", strings.TrimSuffix(host, "."), port)
-		m.Bin = dns.wrapper(t, binaryOf(t, m.Kind))
+		dns.behind(t, m)
 		records = append(records, srvRecord(host, port))
 	}
 	foundBy(c, append([]string{"--discovery-srv=members.test"}, flags...)...)
@@ -55,7 +56,7 @@ func portOf(url string) int {
 
 // TestBootstrapSRV has members of both products find each other by SRV records.
 func TestBootstrapSRV(t *testing.T) {
-	srvErrors(t)
+	t.Run("errors", srvErrors)
 	t.Run("mixed", func(t *testing.T) {
 		t.Parallel()
 		dns := startDNS(t)
@@ -102,8 +103,12 @@ func TestBootstrapSRV(t *testing.T) {
 	})
 }
 
-// srvErrors compares why records lead to no cluster. Ours looks again before it tells.
+// srvErrors compares why records lead to no cluster. Ours looks again before it tells, so that all
+// cases wait at once.
 func srvErrors(t *testing.T) {
+	t.Parallel()
+	var cases sync.WaitGroup
+	defer cases.Wait()
 	for name, one := range map[string]struct {
 		advertise string
 		service   string
@@ -115,16 +120,15 @@ func srvErrors(t *testing.T) {
 		"other scheme":   {advertise: "https://127.0.0.1:4711", service: "_etcd-server", port: 4711},
 		"unknown itself": {advertise: "http://nobody.test:4711", service: "_etcd-server", port: 4711},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dns := startDNS(t)
+		dns := startDNS(t)
+		cases.Go(func() {
 			if one.service != "" {
 				dns.set(one.service+"._tcp.members.test.", srvRecord("m1"+hostsOf, one.port))
 			}
 			out := both(func(kind harness.Kind) string {
 				m := harness.NewMember(kind, t.TempDir())
 				t.Cleanup(m.Kill)
-				m.Bin = dns.wrapper(t, binaryOf(t, kind))
+				dns.behind(t, m)
 				m.Bare, m.Flags = true, []string{
 					"--name=m1", "--data-dir=" + m.Dir,
 					"--listen-client-urls=" + m.ClientURL(), "--advertise-client-urls=" + m.ClientURL(),
@@ -135,9 +139,9 @@ func srvErrors(t *testing.T) {
 				return strings.ReplaceAll(startError(t, m), "nobody.test on "+dns.address+":53", "nobody.test")
 			})
 			if out[0] != out[1] {
-				t.Error(sideBySide(out[0], out[1]))
+				t.Errorf("%s\n%s", name, sideBySide(out[0], out[1]))
 			}
-			t.Log(out[0])
+			t.Logf("%s: %s", name, out[0])
 		})
 	}
 }

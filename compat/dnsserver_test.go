@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"quorate/compat/harness"
 )
 
 // dnsServer answers for a zone whose records a test may change while it runs: SRV records by UDP, or
@@ -147,20 +149,13 @@ func (s *dnsServer) answer(asked []byte, datagram bool) []byte {
 	return packed
 }
 
-// wrapper is a program that runs a binary which sees this server alone in its /etc/resolv.conf.
-func (s *dnsServer) wrapper(t *testing.T, binary string) string {
+// behind has a member see this server alone in its /etc/resolv.conf.
+func (s *dnsServer) behind(t *testing.T, m *harness.Member) {
 	t.Helper()
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "resolv.conf")
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := os.WriteFile(conf, []byte("nameserver "+s.address+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Each step takes the place of the one before, so that the process is the member.
-	script := "#!/bin/sh\nexec unshare --mount sh -c '" +
-		`mount --bind "` + conf + `" /etc/resolv.conf && exec "$0" "$@"` + "' " + binary + ` "$@"` + "\n"
-	path := filepath.Join(dir, "member")
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	m.Bin = filepath.Join(harness.Root(), "testdata", "behind-dns")
+	m.Env = append(m.Env, "RESOLV_CONF="+conf, "MEMBER="+binaryOf(t, m.Kind))
 }

@@ -31,9 +31,9 @@ pub(super) struct Patience {
 }
 
 impl Default for Patience {
-    /// A quarter of a minute; systemd gives a start one and a half.
+    /// Eleven seconds of pauses; systemd gives a start a minute and a half.
     fn default() -> Self {
-        Self { attempts: 6, first_pause: Duration::from_secs(1), pause_max: Duration::from_secs(4) }
+        Self { attempts: 5, first_pause: Duration::from_secs(1), pause_max: Duration::from_secs(4) }
     }
 }
 
