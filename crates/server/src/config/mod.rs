@@ -16,6 +16,8 @@ mod check;
 mod check_bootstrap;
 mod cluster;
 mod compaction;
+#[cfg(test)]
+mod deploy;
 mod flags;
 mod groups;
 mod help;

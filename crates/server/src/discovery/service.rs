@@ -205,8 +205,9 @@ impl Watch {
 }
 
 async fn connect(settings: &Discovery, endpoint: &str) -> Result<Session, Failure> {
-    let unavailable =
-        |error: tonic::transport::Error| Failure::Unavailable(format!("{endpoint}: {}", root(&error)));
+    let unavailable = |error: tonic::transport::Error| {
+        Failure::Unavailable(format!("{endpoint}: {}", root(&error)))
+    };
     let target = Endpoint::from_shared(target(endpoint))
         .map_err(|error| Failure::Unavailable(format!("{endpoint}: {error}")))?
         .connect_timeout(settings.dial_timeout)
