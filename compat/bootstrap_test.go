@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,6 +97,48 @@ func TestBootstrapDiscovery(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBootstrapInterrupted ends members while they wait for the others; they begin again, as the same.
+func TestBootstrapInterrupted(t *testing.T) {
+	service := harness.Launch(t, harness.Real)
+	client := service.Client()
+	defer client.Close()
+	mustPut(t, client, registry+"t/_config/size", "3")
+	c := harness.NewCluster(t, false, []harness.Kind{harness.Real, harness.Ours, harness.Ours})
+	foundBy(c, "--discovery-token=t", "--discovery-endpoints="+service.Endpoint())
+	ends := map[string]bool{}
+	for _, m := range c.Members[:2] {
+		if err := m.Spawn(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, m, "waiting for peers from discovery service")
+		_ = syscall.Kill(m.Pid(), syscall.SIGTERM)
+		select {
+		case <-m.Exited():
+		case <-time.After(harness.StopTimeout):
+			t.Fatalf("%s goes on after SIGTERM", m.Kind)
+		}
+		ends[m.ExitText()] = true
+	}
+	if len(ends) != 1 {
+		t.Errorf("they end differently: %v", ends)
+	}
+	c.Start(c.Members...)
+	checkCluster(t, c)
+}
+
+// waitFor waits until a member has logged this message.
+func waitFor(t *testing.T, m *harness.Member, msg string) {
+	t.Helper()
+	for deadline := time.Now().Add(harness.StartTimeout); ; time.Sleep(10 * time.Millisecond) {
+		if strings.Contains(m.LastLog(), `"msg":"`+msg+`"`) {
+			return
+		}
+		if time.Now().After(deadline) || !m.Running() {
+			t.Fatalf("%s does not say %q\n%s", m.Kind, msg, m.LogTail(5))
+		}
 	}
 }
 
@@ -255,14 +298,8 @@ func notified(t *testing.T, kind harness.Kind, where string) string {
 		if err := m.Start(); err != nil {
 			return err.Error()
 		}
-		said := "nothing is said"
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if strings.Contains(m.LastLog(), `"msg":"failed to notify systemd for readiness"`) {
-				said = "it is said"
-				break
-			}
-		}
-		return said + stopped(m)
+		waitFor(t, m, "failed to notify systemd for readiness")
+		return stopped(m)
 	}
 	socket, err := listenNotify(address)
 	if err != nil {
@@ -348,4 +385,34 @@ func TestBootstrapDirectory(t *testing.T) {
 			t.Log(out[0])
 		})
 	}
+}
+
+// TestBootstrapSocket compares the file of a unix socket: who may use it, what a killed member leaves,
+// and that the next start is not hindered by it.
+func TestBootstrapSocket(t *testing.T) {
+	out := both(func(kind harness.Kind) string {
+		dir := t.TempDir()
+		socket := filepath.Join(dir, "clients:1")
+		m := harness.Prepare(t, kind)
+		m.Flags = append(m.Flags, "--listen-client-urls="+m.ClientURL()+",unix://"+socket)
+		var lines []string
+		for range 2 {
+			if err := m.Start(); err != nil {
+				return err.Error()
+			}
+			info, err := os.Stat(socket)
+			if err != nil {
+				return err.Error()
+			}
+			lines = append(lines, fmt.Sprint(info.Mode(), " ", asked("unix:"+socket)))
+			m.Kill()
+			_, err = os.Stat(socket)
+			lines = append(lines, fmt.Sprint("left behind: ", err == nil))
+		}
+		return joinLines(lines)
+	})
+	if out[0] != out[1] {
+		t.Error(sideBySide(out[0], out[1]))
+	}
+	t.Log(out[0])
 }
