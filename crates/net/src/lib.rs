@@ -7,6 +7,7 @@
 //!
 //! *Absent.* What is said on a connection: requests and protocols are `server`'s and `peer`'s.
 
+pub mod dns;
 mod lanes;
 mod listener;
 mod stream;

@@ -9,7 +9,7 @@
 //! *Invariants.* Nothing is written here. What the operator meant and the cluster says must agree,
 //! or the member does not start.
 //!
-//! *Absent.* Discovery.
+//! *Absent.* Who the others are where `--initial-cluster` does not say it: `discovery`.
 //!
 //! *Contract.* `server/etcdserver/bootstrap.go`, `cluster_util.go` and
 //! `membership.ValidateClusterAndAssignIDs` of etcd v3.7.1.
@@ -25,8 +25,8 @@ use worker::bootstrap::{Identity, InitialMember, member_id};
 
 use crate::ask::{self, Address};
 use crate::config::{ClusterState, Config, InitialCluster};
-use crate::log;
 use crate::member::Beginning;
+use crate::{discovery, log};
 
 /// How long a founding member waits for others to say that it began before.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +50,8 @@ pub(crate) async fn begin(
     if is_initialized {
         let beginning = match config.initial_cluster_state {
             ClusterState::Existing => Beginning::Resume,
+            // What a service said of the members is not asked for again.
+            ClusterState::New if config.initial_cluster.is_empty() => Beginning::Resume,
             // A log that was left half made is completed by what the flags say.
             ClusterState::New => found(config, &parsed.unwrap_or_default()),
         };
@@ -60,10 +62,16 @@ pub(crate) async fn begin(
         ClusterState::New => {
             cluster.check_founding(config).map_err(|error| error.to_string())?;
             refuse_second_beginning(config, client, &cluster).await?;
+            let cluster = discovery::join(config, cluster).await?;
             Ok(Begun { beginning: found(config, &cluster), known: founders(config, &cluster) })
         }
         ClusterState::Existing => {
             cluster.check_joining(config).map_err(|error| error.to_string())?;
+            if config.discovers() {
+                return Err(
+                    "discovery URL should not be set when joining existing initial cluster".into(),
+                );
+            }
             join(config, client, &cluster).await
         }
     }

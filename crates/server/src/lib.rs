@@ -20,6 +20,8 @@ mod cluster;
 mod config;
 mod connection;
 mod damage;
+mod directory;
+mod discovery;
 mod duties;
 mod grpc;
 mod http;

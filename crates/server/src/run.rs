@@ -1,7 +1,7 @@
 //! Brings a member up, serves until a signal or a fatal error, and takes it down in order.
 //!
 //! ```text
-//!  flags ─► data directory ─► listeners bound ─► other members asked ─► Member::start
+//!  flags ─► data directory ─► listeners bound ─► members found and asked ─► Member::start
 //!        ─► peer port served ─► published ─► client ports served ─► ready ─► … ─► signal
 //!        ─► leadership handed over, streams ended ─► connections closed ─► Member::stop
 //!        ─► the signal's default end
@@ -36,7 +36,7 @@ use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
-use crate::{begin, cluster, damage, duties, memory, notify, plan, trust};
+use crate::{begin, cluster, damage, directory, discovery, duties, memory, notify, plan, trust};
 
 /// How long open requests have at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
-    match runtime.block_on(serve(&config)) {
+    match runtime.block_on(serve(&mut config)) {
         Ok(End::Signal(number)) => end_by_signal(number),
         Ok(End::Removed) => ExitCode::SUCCESS,
         Ok(End::Fatal(line)) => {
@@ -132,10 +132,14 @@ impl Signals {
     }
 }
 
-async fn serve(config: &Config) -> Result<End, String> {
+async fn serve(config: &mut Config) -> Result<End, String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let hangups = Hangups::listen().map_err(|error| error.to_string())?;
-    let ground = Ground::prepare(config)?;
+    let ground = tokio::select! {
+        ground = Ground::prepare(config) => ground?,
+        (number, name) = signals.next() => return Ok(signalled(number, name)),
+    };
+    let config = &*config;
     let client = peer::Client::new(Arc::clone(&ground.network.dial), config.peer_dial_timeout());
     let begun = tokio::select! {
         begun = begin::begin(config, &client, ground.is_initialized) => begun?,
@@ -164,16 +168,18 @@ struct Ground {
 }
 
 impl Ground {
-    /// Looks at the directory, binds all ports and accepts other members.
-    fn prepare(config: &Config) -> Result<Self, String> {
+    /// Looks at the directory, binds all ports, finds out who the others are and accepts them.
+    async fn prepare(config: &mut Config) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let directory = plan::directory(config);
         plan::check_directory(&config.data_dir)?;
         let live = Arc::new(Live::of(config)?);
         peer::set_connection_timeouts(config.raft_read_timeout, config.raft_write_timeout);
+        directory::warn_of_permissions(&config.data_dir);
         let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
         let Bound { peers, clients } = bind(config)?;
         let is_initialized = plan::is_initialized(&Real, &directory)?;
+        discovery::prepare(config, is_initialized, directory.wal()).await?;
         plan::log_start(config, &directory, is_initialized);
         let (failed, failures) = mpsc::channel(1);
         let peer_lanes = Lanes::start_named("peer", 1).map_err(|error| text(&error))?;

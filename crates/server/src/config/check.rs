@@ -125,31 +125,6 @@ impl Config {
         Ok(())
     }
 
-    /// How the cluster comes to be: in one way, and wholly said.
-    fn check_bootstrap(&self) -> Result<(), String> {
-        if let Some(state) = &self.unknown_state {
-            return Err(format!("unexpected clusterState {state:?}"));
-        }
-        let endpoints = &self.discovery.endpoints;
-        let ways = [
-            !self.initial_cluster.is_empty(),
-            !self.discovery_srv.is_empty(),
-            !endpoints.is_empty(),
-        ];
-        if ways.into_iter().filter(|&way| way).count() > 1 {
-            return Err("multiple discovery or bootstrap flags are set. Choose one of \
-                        \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
-                .to_owned());
-        }
-        if self.discovery.token.is_empty() != endpoints.is_empty() {
-            return Err("both --discovery-token and --discovery-endpoints must be set".to_owned());
-        }
-        if endpoints.iter().any(|endpoint| endpoint.trim().is_empty()) {
-            return Err("--discovery-endpoints must not contain empty endpoints".to_owned());
-        }
-        Ok(())
-    }
-
     fn check_times(&self) -> Result<(), String> {
         let (heartbeat, election) = (self.heartbeat_interval_ms, self.election_timeout_ms);
         if heartbeat == 0 {
@@ -211,6 +186,6 @@ impl Config {
     }
 }
 
-fn not_built(what: &str) -> String {
+pub(super) fn not_built(what: &str) -> String {
     format!("{what} is not supported by this version of quorate")
 }

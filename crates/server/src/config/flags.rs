@@ -98,6 +98,15 @@ fn set_log_outputs(config: &mut Config, text: &str) -> Set {
     Ok(())
 }
 
+/// Empty ones are kept, to be refused by name.
+fn set_discovery_endpoints(config: &mut Config, text: &str) -> Set {
+    let mut endpoints: Vec<_> = words(text).collect();
+    endpoints.sort();
+    endpoints.dedup();
+    config.discovery.endpoints = endpoints;
+    Ok(())
+}
+
 fn set_cluster_state(config: &mut Config, text: &str) -> Set {
     config.initial_cluster_state = match text {
         "new" => ClusterState::New,
@@ -219,7 +228,7 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Clustering "initial-cluster-token" "etcd-cluster" set!(text initial_cluster_token), "Keeps clusters with equal URLs apart.";
     Clustering "advertise-client-urls" "http://localhost:2379" set!(urls advertise_client_urls), "Where clients reach this member.";
     Clustering "discovery-token" "" set!(text discovery.token), "The token of etcd's discovery service.";
-    Clustering "discovery-endpoints" "" set!(words discovery.endpoints), "The members of etcd's discovery service.";
+    Clustering "discovery-endpoints" "" Effect::Value(set_discovery_endpoints), "The members of etcd's discovery service.";
     Clustering "discovery-dial-timeout" "2s" set!(duration discovery.dial_timeout), "For the discovery service.";
     Clustering "discovery-request-timeout" "5s" set!(duration discovery.request_timeout), "For the discovery service.";
     Clustering "discovery-keepalive-time" "2s" set!(duration discovery.keepalive_time), "For the discovery service.";

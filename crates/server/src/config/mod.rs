@@ -14,8 +14,11 @@
 //! *Contract.* `server/etcdmain/config.go` and `server/embed/config.go` of etcd v3.7.1.
 
 mod check;
+mod check_bootstrap;
 mod cluster;
 mod compaction;
+#[cfg(test)]
+mod deploy;
 mod file;
 mod flags;
 mod gates;
@@ -78,6 +81,9 @@ pub(crate) struct Config {
     pub(crate) discovery_srv_name: String,
     /// `exit` or `proxy`.
     pub(crate) discovery_fallback: String,
+    /// What the certificates of other members must name, where the SRV records of that domain and
+    /// no authority of one's own say who they are. No flag: found at the start.
+    pub(crate) peer_server_name: Option<String>,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) pre_vote: bool,
     pub(crate) memory_mlock: bool,
@@ -194,6 +200,7 @@ impl Default for Config {
             discovery_srv: String::new(),
             discovery_srv_name: String::new(),
             discovery_fallback: "exit".to_owned(),
+            peer_server_name: None,
             strict_reconfig_check: true,
             pre_vote: true,
             memory_mlock: false,

@@ -105,17 +105,10 @@ fn from_file(given: &Config, notices: &mut Vec<Notice>) -> Result<Config, Refusa
 /// What follows from which flags were given.
 fn finish_flags(config: &mut Config, notices: &mut Vec<Notice>) {
     let given = |flag: &str| config.given.contains(flag);
-    let (is_deaf, has_cluster) =
-        (given("listen-client-urls") && !given("advertise-client-urls"), given("initial-cluster"));
-    if is_deaf {
+    if given("listen-client-urls") && !given("advertise-client-urls") {
         config.advertise_client_urls.clear();
     }
-    let is_discovered = !config.discovery_srv.is_empty()
-        || !config.discovery_srv_name.is_empty()
-        || !config.discovery.endpoints.is_empty();
-    if is_discovered && !has_cluster {
-        config.initial_cluster.clear();
-    }
+    config.drop_default_cluster();
     for (name, timeout) in [
         ("raft-read-timeout", &mut config.raft_read_timeout),
         ("raft-write-timeout", &mut config.raft_write_timeout),

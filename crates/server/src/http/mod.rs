@@ -114,6 +114,12 @@ fn variables(api: &Api) -> Response<Body> {
     answer::with_type(JSON_UTF8, text)
 }
 
+/// Whether a path is a probe that is answered; for those who write manifests.
+#[cfg(test)]
+pub(crate) fn is_probe(path: &str) -> bool {
+    health::is_check(path)
+}
+
 /// A header's value as text; nothing when it is absent or no text.
 fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
