@@ -88,6 +88,8 @@ pub(crate) struct Api {
     /// Counts up each time that streams which want a leader are to be ended.
     pub(crate) leaderless: watch::Receiver<u64>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Who waits for a lock or to be elected.
+    pub(crate) waiting: crate::concurrency::Waiting,
     seeds: AtomicU64,
 }
 
@@ -103,7 +105,19 @@ impl Api {
         let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
-        Self { member, store, clock, metrics, options, lease_ids, leaderless, phase, seeds }
+        let waiting = Default::default();
+        Self {
+            member,
+            store,
+            clock,
+            metrics,
+            options,
+            lease_ids,
+            leaderless,
+            phase,
+            waiting,
+            seeds,
+        }
     }
 
     /// Time now.

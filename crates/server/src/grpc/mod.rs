@@ -23,8 +23,9 @@ mod early;
 #[cfg(test)]
 mod fuzz;
 mod health;
-mod kv;
-mod lease;
+pub(crate) mod kv;
+pub(crate) mod lease;
+mod locks;
 mod long;
 mod maintenance;
 pub(crate) mod method;
@@ -33,7 +34,7 @@ mod reply;
 mod snapshot;
 mod status;
 mod stream;
-mod txn;
+pub(crate) mod txn;
 mod watch;
 pub(crate) mod wire;
 
@@ -52,7 +53,7 @@ pub(crate) use body::Body;
 use call::Call;
 use method::{Kind, Method};
 use reply::Reply;
-use status::Status;
+pub(crate) use status::Status;
 use stream::Stream;
 use wire::{Encoding, Messages};
 
@@ -170,6 +171,12 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
         Method::Downgrade => maintenance::downgrade(&api, &call.open(message)?).await,
         Method::HealthCheck => health::check(&call.open(message)?),
         Method::HealthList => health::list(&call.open(message)?),
+        Method::Lock
+        | Method::Unlock
+        | Method::Campaign
+        | Method::Proclaim
+        | Method::Leader
+        | Method::Resign => locks::answer(call, message).await,
         _ => auth::answer(call, message),
     }
 }
@@ -202,6 +209,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,
             Method::RangeStream => range::stream(&mut stream, request).await,
             Method::Snapshot => snapshot::send(&mut stream, request).await,
+            Method::Observe => locks::observe(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
         stream.end(ended).await;
@@ -234,7 +242,7 @@ fn failure(status: &Status) -> Response<Body> {
 
 /// Waits for work that occupies a thread: it goes to the lane's pool, so that other connections
 /// of the lane do not wait with it.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
     let done: Result<T, _> = tokio::task::spawn_blocking(work).await;

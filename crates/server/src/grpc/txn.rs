@@ -31,6 +31,11 @@ pub(super) fn check_depth(encoded: &[u8]) -> Result<(), Status> {
 }
 
 pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
+    txn_of(api, request).await.map(|response| Reply::of(&response))
+}
+
+/// Runs a transaction; the answer as a message.
+pub(crate) async fn txn_of(api: &Api, request: TxnRequest) -> Result<TxnResponse, Status> {
     api.check_quota(txn_cost(&request)).await?;
     check_txn(&request, api.options.txn_ops_max)?;
     let mut response = if is_read_only(&request) {
@@ -44,7 +49,7 @@ pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status>
         }
     };
     api.fill(&mut response.header);
-    Ok(Reply::of(&response))
+    Ok(response)
 }
 
 async fn read(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {
