@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) fast_lease_keep_alive: bool,
     /// Which feature gates are open, in the order of their table.
     pub(crate) gates: Vec<bool>,
+    /// Whether profiles are offered.
+    pub(crate) profiles: bool,
     pub(crate) watch: Limits,
 }
 
@@ -60,6 +62,7 @@ impl Options {
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
+            profiles: config.enable_pprof || config.log_level == "debug",
             watch: Limits {
                 progress_interval,
                 fragment_bytes: config.receive_bytes_max(),
