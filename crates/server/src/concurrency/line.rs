@@ -112,7 +112,7 @@ impl Place {
             success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
             failure: vec![RequestOp { request: Some(Request::RequestRange(range)) }],
         };
-        let TxnResponse { header, responses, succeeded } = grpc::txn::txn_of(api, request).await?;
+        let TxnResponse { header, responses, succeeded } = grpc::txn::txn(api, request).await?;
         let revision = header.as_ref().map_or(0, |header| header.revision);
         let there = responses.into_iter().find_map(|response| match response.response {
             Some(Response::ResponseRange(mut range)) => range.kvs.pop(),
@@ -144,7 +144,7 @@ impl Place {
             success: vec![RequestOp { request: Some(op) }],
             failure: Vec::new(),
         };
-        grpc::txn::txn_of(api, request).await
+        grpc::txn::txn(api, request).await
     }
 
     /// Gives the key another value.

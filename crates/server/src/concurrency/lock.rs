@@ -37,6 +37,6 @@ pub(crate) async fn unlock(
     request: UnlockRequest,
 ) -> Result<UnlockResponse, Status> {
     let delete = DeleteRangeRequest { key: request.key, ..DeleteRangeRequest::default() };
-    let header = grpc::kv::deleted(api, delete).await?.header;
+    let header = grpc::kv::delete_range(api, delete).await?.header;
     Ok(UnlockResponse { header })
 }

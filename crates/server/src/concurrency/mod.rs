@@ -78,5 +78,5 @@ async fn lease(api: &Arc<Api>, brought: i64) -> Result<i64, Status> {
         return Ok(brought);
     }
     let request = LeaseGrantRequest { id: 0, ttl: LEASE_SECONDS };
-    Ok(grpc::lease::granted(api, request).await?.id)
+    Ok(grpc::lease::grant(api, request).await?.id)
 }

@@ -41,12 +41,8 @@ pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status>
     }
 }
 
-pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Reply, Status> {
-    deleted(api, request).await.map(|response| Reply::of(&response))
-}
-
-/// Deletes; the answer as a message.
-pub(crate) async fn deleted(
+/// Deletes keys.
+pub(crate) async fn delete_range(
     api: &Api,
     request: DeleteRangeRequest,
 ) -> Result<DeleteRangeResponse, Status> {

@@ -20,12 +20,8 @@ use super::wire::{self, Messages};
 use crate::api::Api;
 use crate::cluster::leases;
 
-pub(super) async fn grant(api: &Api, request: LeaseGrantRequest) -> Result<Reply, Status> {
-    granted(api, request).await.map(|response| Reply::of(&response))
-}
-
-/// Grants; the answer as a message.
-pub(crate) async fn granted(
+/// Grants a lease.
+pub(crate) async fn grant(
     api: &Api,
     mut request: LeaseGrantRequest,
 ) -> Result<LeaseGrantResponse, Status> {

@@ -135,10 +135,12 @@ async fn answer(call: &mut Call, message: Bytes, encoding: Encoding) -> Result<R
             range::range(&api, &request, encoding == Encoding::Identity).await
         }
         Method::Put => kv::put(&api, call.open(message)?).await,
-        Method::DeleteRange => kv::delete_range(&api, call.open(message)?).await,
+        Method::DeleteRange => {
+            kv::delete_range(&api, call.open(message)?).await.map(|told| Reply::of(&told))
+        }
         Method::Txn => {
             txn::check_depth(&message)?;
-            txn::txn(&api, call.open(message)?).await
+            txn::txn(&api, call.open(message)?).await.map(|told| Reply::of(&told))
         }
         // A wait is as large as the largest of its parts: the frequent ones stay small.
         _ => Box::pin(rare(call, message)).await,
@@ -150,7 +152,9 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
     let api = Arc::clone(&call.api);
     match call.method {
         Method::Compact => kv::compact(&api, call.open(message)?).await,
-        Method::LeaseGrant => lease::grant(&api, call.open(message)?).await,
+        Method::LeaseGrant => {
+            lease::grant(&api, call.open(message)?).await.map(|told| Reply::of(&told))
+        }
         Method::LeaseRevoke => lease::revoke(&api, call.open(message)?).await,
         Method::LeaseTimeToLive => lease::time_to_live(&api, &call.open(message)?).await,
         Method::LeaseLeases => lease::list(&api, &call.open(message)?),

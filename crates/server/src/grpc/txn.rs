@@ -10,7 +10,6 @@ use store::quota::txn_cost;
 use store::{Counts, Response, read_txn};
 
 use super::kv::mismatched;
-use super::reply::Reply;
 use super::status::Status;
 use super::wire::unparseable;
 use crate::api::Api;
@@ -30,12 +29,8 @@ pub(super) fn check_depth(encoded: &[u8]) -> Result<(), Status> {
     })
 }
 
-pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
-    txn_of(api, request).await.map(|response| Reply::of(&response))
-}
-
-/// Runs a transaction; the answer as a message.
-pub(crate) async fn txn_of(api: &Api, request: TxnRequest) -> Result<TxnResponse, Status> {
+/// Runs a transaction.
+pub(crate) async fn txn(api: &Api, request: TxnRequest) -> Result<TxnResponse, Status> {
     api.check_quota(txn_cost(&request)).await?;
     check_txn(&request, api.options.txn_ops_max)?;
     let mut response = if is_read_only(&request) {
