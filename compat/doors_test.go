@@ -346,6 +346,7 @@ func crowd(t *testing.T, m *harness.Member, client *clientv3.Client, count int) 
 			t.Fatalf("not all wait: %v %v", p, err)
 		}
 	}
+	told := scrape(m)["etcd_debugging_mvcc_events_total"]
 	line, err := client.Get(c.Ctx, "l/", clientv3.WithPrefix(),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 	if err != nil {
@@ -359,5 +360,9 @@ func crowd(t *testing.T, m *harness.Member, client *clientv3.Client, count int) 
 		if _, err := client.Delete(c.Ctx, string(kv.Key)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// Each release wakes the next one: a crowd that was woken together would have heard count times as much.
+	if told = scrape(m)["etcd_debugging_mvcc_events_total"] - told; told != float64(count-1) {
+		t.Errorf("%d waiters were woken %.0f times", count, told)
 	}
 }

@@ -169,15 +169,15 @@ impl Place {
     ///
     /// What is read may be old, as long as the own key is in it: older keys only become fewer.
     pub(super) async fn reach_front(&self, api: &Arc<Api>) -> Result<bool, Status> {
-        if self.ahead(api).await?.is_none() {
-            return Ok(false);
-        }
+        let Some(first) = self.ahead(api).await? else { return Ok(false) };
         let leaving = Leaving::new(api, self);
         let _waiter = api.waiting.enter()?;
         let mut phase = api.phase.clone();
         let all_gone = async {
-            while let Some(ahead) = self.ahead(api).await? {
+            let mut next = Some(first);
+            while let Some(ahead) = next {
                 deletion(api, &ahead).await?;
+                next = self.ahead(api).await?;
             }
             Ok::<_, Status>(())
         };

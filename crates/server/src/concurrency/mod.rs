@@ -80,3 +80,32 @@ async fn lease(api: &Arc<Api>, brought: i64) -> Result<i64, Status> {
     let request = LeaseGrantRequest { id: 0, ttl: LEASE_SECONDS };
     Ok(grpc::lease::grant(api, request).await?.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_wait_than_the_bound() {
+        let waiting = Waiting::default();
+        let mut inside = Vec::new();
+        while let Ok(waiter) = waiting.enter() {
+            inside.push(waiter);
+        }
+        assert_eq!(inside.len(), WAITERS_MAX);
+        assert_eq!(waiting.enter().map(drop), Err(Rejected::TooManyRequests));
+        inside.pop();
+        assert!(waiting.enter().is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_inside_loses_its_code_but_not_its_time() {
+        let code = |rejected: Rejected| told(rejected.into()).code;
+        assert_eq!(code(Rejected::LeaseNotFound), Code::Unknown);
+        assert_eq!(code(Rejected::Timeout), Code::Unknown);
+        assert_eq!(code(Rejected::DeadlineExceeded), Code::DeadlineExceeded);
+        assert_eq!(code(Rejected::Canceled), Code::Canceled);
+        assert_eq!(code(Rejected::Stopped), Code::Unavailable);
+        assert_eq!(told(Rejected::NoSpace.into()).message, Rejected::NoSpace.to_string());
+    }
+}
