@@ -31,5 +31,5 @@ mod state;
 pub use effect::{Answer, ApplyEffect, CommitEffect, Effects, LogEffect, SendSnapshot};
 pub use input::{ApplyReceipt, CommitReceipt, Input, LogReceipt, Pending, Ticket};
 pub use leader::VERSIONS_INTERVAL;
-pub use node::{Node, NodeConfig, Progress, Started, Status};
+pub use node::{Node, NodeConfig, Progress, Sent, Started, Status};
 pub use state::State;

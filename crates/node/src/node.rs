@@ -29,7 +29,7 @@ use std::time::Duration;
 use base::{LogIndex, MemberId, Moment, RequestIds, Term};
 use proto::membershippb::Attributes;
 use proto::raftpb::{ConfChange, ConfChangeType, Message, MessageType};
-use raft::{AppendReceipt, Raft, Role};
+use raft::{AppendReceipt, ProgressState, Raft, Role};
 
 use crate::commits::Commits;
 use crate::effect::{Answer, ApplyEffect, Effects, LogEffect};
@@ -104,6 +104,12 @@ pub struct Status {
     pub leader: MemberId,
     /// The term.
     pub term: Term,
+    /// Whom this member voted for in it.
+    pub vote: MemberId,
+    /// This member's part.
+    pub role: Role,
+    /// Who is to lead next, or [`MemberId::NONE`].
+    pub transferee: MemberId,
     /// Up to where a quorum agreed.
     pub committed: LogIndex,
     /// Up to where the state has taken the entries in.
@@ -123,13 +129,24 @@ pub struct Progress {
     /// Who leads.
     pub leader: MemberId,
     /// Every member, the leader included.
-    pub members: Vec<(MemberId, LogIndex)>,
+    pub members: Vec<(MemberId, Sent)>,
+}
+
+/// What the leader knows of one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Up to where its log is known to be the leader's.
+    pub matched: LogIndex,
+    /// The entry that is sent next.
+    pub next: LogIndex,
+    /// How the leader sends.
+    pub state: ProgressState,
 }
 
 impl Progress {
     /// That of one member; `None` when it is unknown.
     pub fn of(&self, id: MemberId) -> Option<LogIndex> {
-        self.members.iter().find(|(member, _)| *member == id).map(|(_, matched)| *matched)
+        self.members.iter().find(|(member, _)| *member == id).map(|(_, sent)| sent.matched)
     }
 }
 
@@ -302,6 +319,9 @@ impl Node {
         Status {
             leader: raft.leader,
             term: raft.term,
+            vote: raft.vote,
+            role: raft.role,
+            transferee: raft.transferee.unwrap_or(MemberId::NONE),
             committed: raft.committed,
             applied: raft.applied,
             database: self.commits.database(),
@@ -324,9 +344,14 @@ impl Node {
     fn progress(&self) -> Option<Progress> {
         let status = self.raft.status();
         let members = self.raft.tracker().members();
+        let sent = |progress: &raft::Progress| Sent {
+            matched: progress.matched,
+            next: progress.next,
+            state: progress.state,
+        };
         (status.role == Role::Leader).then(|| Progress {
             leader: self.config.member,
-            members: members.map(|(id, progress)| (id, progress.matched)).collect(),
+            members: members.map(|(id, progress)| (id, sent(progress))).collect(),
         })
     }
 

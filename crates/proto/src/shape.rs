@@ -153,6 +153,8 @@ flat! {
     mvccpb: KeyValue;
     raftpb: ConfChange ConfState HardState;
     snappb: Snapshot;
+    v3electionpb: CampaignRequest LeaderKey LeaderRequest;
+    v3lockpb: LockRequest UnlockRequest;
 }
 
 shapes! {
@@ -172,6 +174,9 @@ shapes! {
     RECORD walpb::Snapshot: 3 FLAT;
     SNAPSHOT raftpb::Snapshot: 2 SNAPSHOT_METADATA;
     SNAPSHOT_METADATA raftpb::SnapshotMetadata: 1 FLAT;
+    PROCLAIM v3electionpb::ProclaimRequest: 1 FLAT;
+    RESIGN v3electionpb::ResignRequest: 1 FLAT;
+    EVENT mvccpb::Event: 2 FLAT 3 FLAT;
     CHANGE raftpb::ConfChangeV2: 2 FLAT;
 }
 
@@ -185,7 +190,7 @@ mod tests {
     use crate::etcdserverpb::{InternalRaftRequest, PutRequest, TxnRequest, WatchRequest};
     use crate::raftpb;
 
-    const SOURCES: [(&str, &str); 9] = [
+    const SOURCES: [(&str, &str); 11] = [
         ("etcdserverpb", include_str!("generated/etcdserverpb.rs")),
         ("health", include_str!("generated/grpc.health.v1.rs")),
         ("leasepb", include_str!("generated/leasepb.rs")),
@@ -195,6 +200,8 @@ mod tests {
         ("snappb", include_str!("generated/snappb.rs")),
         ("walpb", include_str!("generated/walpb.rs")),
         ("authpb", include_str!("generated/authpb.rs")),
+        ("v3electionpb", include_str!("generated/v3electionpb.rs")),
+        ("v3lockpb", include_str!("generated/v3lockpb.rs")),
     ];
 
     /// The fields that are messages, and their types, as the generated code has them.

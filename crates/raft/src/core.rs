@@ -42,6 +42,8 @@ pub struct Status {
     pub applied: LogIndex,
     /// The last entry of the log.
     pub last: Position,
+    /// Who is to lead next.
+    pub transferee: Option<MemberId>,
 }
 
 /// One member's consensus: a state machine without side effects.
@@ -138,6 +140,7 @@ impl Raft {
             committed: self.log.committed(),
             applied: self.log.applied(),
             last: self.log.last(),
+            transferee: self.transferee,
         }
     }
 

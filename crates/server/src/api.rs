@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) fast_lease_keep_alive: bool,
     /// Which feature gates are open, in the order of their table.
     pub(crate) gates: Vec<bool>,
+    /// Whether profiles are offered.
+    pub(crate) profiles: bool,
     pub(crate) watch: Limits,
 }
 
@@ -61,6 +63,7 @@ impl Options {
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
+            profiles: config.enable_pprof || config.log_level == "debug",
             watch: Limits {
                 progress_interval,
                 fragment_bytes: config.receive_bytes_max(),
@@ -90,6 +93,8 @@ pub(crate) struct Api {
     pub(crate) leaderless: watch::Receiver<u64>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) scrapes: Scrapes,
+    /// Who waits for a lock or to be elected.
+    pub(crate) waiting: crate::concurrency::Waiting,
     seeds: AtomicU64,
 }
 
@@ -106,6 +111,7 @@ impl Api {
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
         let scrapes = Scrapes::default();
+        let waiting = Default::default();
         Self {
             member,
             store,
@@ -116,6 +122,7 @@ impl Api {
             leaderless,
             phase,
             scrapes,
+            waiting,
             seeds,
         }
     }

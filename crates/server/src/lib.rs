@@ -17,6 +17,7 @@ mod ask;
 mod begin;
 pub mod clock;
 mod cluster;
+mod concurrency;
 mod config;
 mod connection;
 mod damage;

@@ -290,6 +290,8 @@ impl Running {
             }
         };
         let Self { front, phase, mut all_closed, .. } = self;
+        // Requests under way end on them.
+        let _lanes = Arc::clone(&front.lanes);
         drop(front);
         if let End::Fatal(_) = end {
             return end;

@@ -1,7 +1,9 @@
 //! Writes.
 
 use node::requests::check::{check_delete_range, check_put};
-use proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest};
+use proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest, PutRequest,
+};
 use store::Response;
 use store::quota::put_cost;
 
@@ -39,14 +41,18 @@ pub(super) async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status>
     }
 }
 
-pub(super) async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Reply, Status> {
+/// Deletes keys.
+pub(crate) async fn delete_range(
+    api: &Api,
+    request: DeleteRangeRequest,
+) -> Result<DeleteRangeResponse, Status> {
     check_delete_range(&request)?;
     let proposal =
         api.propose(InternalRaftRequest { delete_range: Some(request), ..Default::default() });
     match proposal.await? {
         Response::DeleteRange(mut response) => {
             api.fill(&mut response.header);
-            Ok(Reply::of(&response))
+            Ok(response)
         }
         other => Err(mismatched(&other)),
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use base::LeaseId;
 use node::requests::lease;
 use proto::etcdserverpb::{
-    InternalRaftRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse,
+    InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use store::Response;
 use store::quota::LEASE_COST;
@@ -20,7 +20,11 @@ use super::wire::{self, Messages};
 use crate::api::Api;
 use crate::cluster::leases;
 
-pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
+/// Grants a lease.
+pub(crate) async fn grant(
+    api: &Api,
+    mut request: LeaseGrantRequest,
+) -> Result<LeaseGrantResponse, Status> {
     api.check_quota(LEASE_COST).await?;
     lease::choose_id(&mut request, &api.lease_ids);
     let proposal =
@@ -28,7 +32,7 @@ pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<R
     match proposal.await? {
         Response::LeaseGrant(mut response) => {
             api.fill(&mut response.header);
-            Ok(Reply::of(&response))
+            Ok(response)
         }
         other => Err(mismatched(&other)),
     }

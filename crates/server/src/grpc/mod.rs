@@ -23,8 +23,9 @@ mod early;
 #[cfg(test)]
 mod fuzz;
 mod health;
-mod kv;
-mod lease;
+pub(crate) mod kv;
+pub(crate) mod lease;
+mod locks;
 mod long;
 mod maintenance;
 pub(crate) mod method;
@@ -33,7 +34,7 @@ mod reply;
 mod snapshot;
 mod status;
 mod stream;
-mod txn;
+pub(crate) mod txn;
 mod watch;
 pub(crate) mod wire;
 
@@ -52,7 +53,7 @@ pub(crate) use body::Body;
 use call::Call;
 use method::{Kind, Method};
 use reply::Reply;
-use status::Status;
+pub(crate) use status::Status;
 use stream::Stream;
 use wire::{Encoding, Messages};
 
@@ -134,10 +135,12 @@ async fn answer(call: &mut Call, message: Bytes, encoding: Encoding) -> Result<R
             range::range(&api, &request, encoding == Encoding::Identity).await
         }
         Method::Put => kv::put(&api, call.open(message)?).await,
-        Method::DeleteRange => kv::delete_range(&api, call.open(message)?).await,
+        Method::DeleteRange => {
+            kv::delete_range(&api, call.open(message)?).await.map(|told| Reply::of(&told))
+        }
         Method::Txn => {
             txn::check_depth(&message)?;
-            txn::txn(&api, call.open(message)?).await
+            txn::txn(&api, call.open(message)?).await.map(|told| Reply::of(&told))
         }
         // A wait is as large as the largest of its parts: the frequent ones stay small.
         _ => Box::pin(rare(call, message)).await,
@@ -149,7 +152,9 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
     let api = Arc::clone(&call.api);
     match call.method {
         Method::Compact => kv::compact(&api, call.open(message)?).await,
-        Method::LeaseGrant => lease::grant(&api, call.open(message)?).await,
+        Method::LeaseGrant => {
+            lease::grant(&api, call.open(message)?).await.map(|told| Reply::of(&told))
+        }
         Method::LeaseRevoke => lease::revoke(&api, call.open(message)?).await,
         Method::LeaseTimeToLive => lease::time_to_live(&api, &call.open(message)?).await,
         Method::LeaseLeases => lease::list(&api, &call.open(message)?),
@@ -170,6 +175,12 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
         Method::Downgrade => maintenance::downgrade(&api, &call.open(message)?).await,
         Method::HealthCheck => health::check(&call.open(message)?),
         Method::HealthList => health::list(&call.open(message)?),
+        Method::Lock
+        | Method::Unlock
+        | Method::Campaign
+        | Method::Proclaim
+        | Method::Leader
+        | Method::Resign => locks::answer(call, message).await,
         _ => auth::answer(call, message),
     }
 }
@@ -202,6 +213,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,
             Method::RangeStream => range::stream(&mut stream, request).await,
             Method::Snapshot => snapshot::send(&mut stream, request).await,
+            Method::Observe => locks::observe(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
         stream.end(ended).await;
@@ -234,7 +246,7 @@ fn failure(status: &Status) -> Response<Body> {
 
 /// Waits for work that occupies a thread: it goes to the lane's pool, so that other connections
 /// of the lane do not wait with it.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
     let done: Result<T, _> = tokio::task::spawn_blocking(work).await;

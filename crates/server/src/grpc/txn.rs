@@ -10,7 +10,6 @@ use store::quota::txn_cost;
 use store::{Counts, Response, read_txn};
 
 use super::kv::mismatched;
-use super::reply::Reply;
 use super::status::Status;
 use super::wire::unparseable;
 use crate::api::Api;
@@ -30,7 +29,8 @@ pub(super) fn check_depth(encoded: &[u8]) -> Result<(), Status> {
     })
 }
 
-pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
+/// Runs a transaction.
+pub(crate) async fn txn(api: &Api, request: TxnRequest) -> Result<TxnResponse, Status> {
     api.check_quota(txn_cost(&request)).await?;
     check_txn(&request, api.options.txn_ops_max)?;
     let mut response = if is_read_only(&request) {
@@ -44,7 +44,7 @@ pub(super) async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status>
         }
     };
     api.fill(&mut response.header);
-    Ok(Reply::of(&response))
+    Ok(response)
 }
 
 async fn read(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {

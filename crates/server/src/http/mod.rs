@@ -1,6 +1,6 @@
 //! Serves plain HTTP on the client, metrics and peer ports.
 //!
-//! *Absent.* The JSON gateway (`/v3/`) and profiles: not found, as when they are switched off.
+//! *Absent.* The JSON gateway (`/v3/`): not found, as when it is switched off.
 //!
 //! *Contract.* `server/etcdserver/api/etcdhttp` and `server/embed/serve.go` of etcd v3.7.1.
 
@@ -11,8 +11,10 @@ mod forwarded;
 mod fuzz;
 mod health;
 mod peer;
+mod pprof;
 mod query;
 mod scrape;
+mod vars;
 
 use std::sync::Arc;
 
@@ -22,7 +24,6 @@ use hyper::body::Incoming;
 
 use crate::api::{Api, VERSION};
 use crate::grpc::Body;
-use crate::metrics;
 pub(crate) use access::Access;
 pub(crate) use peer::serve as serve_peer;
 use query::Query;
@@ -76,7 +77,10 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
         "/version" | "/debug/vars" if offer == Offer::Metrics => answer::not_found(),
         "/version" | "/debug/vars" if get_only => answer::method_not_allowed("GET"),
         "/version" => version(api),
-        "/debug/vars" => variables(api),
+        "/debug/vars" => vars::variables(api).await,
+        _ if api.options.profiles && offer == Offer::Client && pprof::is_profile(path) => {
+            pprof::serve(request).await
+        }
         _ => answer::not_found(),
     }
 }
@@ -93,25 +97,6 @@ fn version_text(api: &Api) -> String {
     format!(
         "{{\"etcdserver\":\"{VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
     )
-}
-
-/// `/debug/vars`, in the layout of Go's `expvar`.
-fn variables(api: &Api) -> Response<Body> {
-    let status = api.member.status();
-    let arguments: Vec<String> = std::env::args().collect();
-    let raft = serde_json::json!({
-        "id": api.member.id().to_string(),
-        "term": status.term.get(),
-        "commit": status.committed.get(),
-        "applied": status.applied.get(),
-        "lead": status.leader.to_string(),
-    });
-    let limit = metrics::process::Process::now().files_max;
-    let text = format!(
-        "{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {limit},\n\"raft.status\": {raft}\n}}\n",
-        serde_json::json!(arguments)
-    );
-    answer::with_type(JSON_UTF8, text)
 }
 
 /// Whether a path is a probe that is answered; for those who write manifests.

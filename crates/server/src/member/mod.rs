@@ -17,6 +17,7 @@
 //!
 //! *Absent.* Any decision: the node's. Any protocol: the handlers'.
 
+mod busy;
 mod config;
 mod inbox;
 mod network;
@@ -43,6 +44,7 @@ use tokio::sync::{oneshot, watch};
 use worker::Place;
 use worker::bootstrap::{self, Identity, StartError};
 
+use busy::Busy;
 pub use config::{Beginning, MemberConfig, Observer};
 use inbox::Inbox;
 pub use network::Network;
@@ -69,6 +71,9 @@ impl Links {
             status: Mutex::new(Status {
                 leader: MemberId::NONE,
                 term: opened.restored.term(),
+                vote: MemberId::NONE,
+                role: raft::Role::Follower,
+                transferee: MemberId::NONE,
                 committed: opened.restored.applied(),
                 applied: opened.restored.applied(),
                 database: opened.store.applied().0,
@@ -79,6 +84,8 @@ impl Links {
             term: AtomicU64::new(opened.restored.term().get()),
             committed: Mutex::new(opened.database.view()),
             ticked: AtomicU64::new(0),
+            logging: Busy::default(),
+            committing: Busy::default(),
             received: Received::default(),
             elected: Mutex::default(),
             published: watch::Sender::new(false),
@@ -129,6 +136,9 @@ struct Links {
     committed: Mutex<bolt::View>,
     /// When the pump went round last, in nanoseconds of the clock.
     ticked: AtomicU64,
+    /// The log and the database, while they are written.
+    logging: Busy,
+    committing: Busy,
     /// What other members have waiting in the inbox.
     received: Received,
     /// When this member was elected last.
@@ -375,6 +385,13 @@ impl Member {
     /// How long ago the pump went round: long when the process was stopped for a while.
     pub fn since_tick(&self, now: Moment) -> Duration {
         now.since(Moment::from_nanos(self.0.links.ticked.load(Ordering::Relaxed)))
+    }
+
+    /// How long the disk has owed an answer: the longer one of a write of the log and a commit of
+    /// the database that are under way.
+    pub fn disk_busy(&self, now: Moment) -> Duration {
+        let links = &self.0.links;
+        links.logging.so_far(now).max(links.committing.so_far(now))
     }
 
     /// Whether this member leads.

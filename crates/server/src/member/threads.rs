@@ -138,7 +138,8 @@ pub(super) fn spawn(
     };
 
     let (of, ol, oc) = (Arc::clone(links), Arc::clone(&lanes), Arc::clone(&observer));
-    start("log", Box::new(move || run_log(log, &of, &ol.log, &*oc)))?;
+    let log_clock = Arc::clone(&clock);
+    start("log", Box::new(move || run_log(log, &of, &ol.log, &*log_clock, &*oc)))?;
     let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
     start("apply", Box::new(move || apply.run(&of, &ol.apply)))?;
     let (of, ol, oc) = (Arc::clone(links), Arc::clone(&lanes), Arc::clone(&clock));
@@ -270,13 +271,16 @@ fn run_log(
     mut worker: LogWorker,
     links: &Links,
     lane: &Inbox<LogEffect>,
+    clock: &dyn Clock,
     observer: &dyn Observer,
 ) -> Result<(), Fatal> {
     while let Some(effects) = lane.take(None) {
         if effects.is_empty() {
             continue;
         }
+        links.logging.begin(clock.now());
         let logged = worker.run(effects)?;
+        links.logging.end();
         for took in logged.syncs {
             observer.wal_synced(took);
         }
@@ -302,7 +306,9 @@ fn run_commit(
     while let Some(effects) = lane.take(None) {
         for effect in effects {
             let begun = clock.now();
+            links.committing.begin(begun);
             let receipt = worker.run(effect)?;
+            links.committing.end();
             *links.committed.lock() = worker.view();
             observer.database_committed(clock.now() - begun);
             links.inbox.push(Input::Committed(receipt));

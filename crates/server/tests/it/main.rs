@@ -1,3 +1,4 @@
 //! The server from outside its crate.
 
 mod member;
+mod stall;

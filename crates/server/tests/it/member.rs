@@ -62,11 +62,17 @@ fn config() -> MemberConfig {
 }
 
 fn start(disk: &Arc<dyn Disk>) -> Result<Member, StartError> {
-    let clock = Arc::new(SystemClock::start());
+    start_on(disk, Arc::new(SystemClock::start()))
+}
+
+pub(crate) fn start_on(
+    disk: &Arc<dyn Disk>,
+    clock: Arc<SystemClock>,
+) -> Result<Member, StartError> {
     Member::start(config(), Arc::clone(disk), clock, Arc::new(Deaf))
 }
 
-fn put(key: &str, value: impl Into<Vec<u8>>) -> InternalRaftRequest {
+pub(crate) fn put(key: &str, value: impl Into<Vec<u8>>) -> InternalRaftRequest {
     let put = PutRequest {
         key: key.to_owned().into(),
         value: value.into().into(),
@@ -82,7 +88,7 @@ fn revision(response: &Response) -> i64 {
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(future)
