@@ -3,7 +3,7 @@
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Appends the text of `bytes`.
-pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let byte = |place: usize| u32::from(group.get(place).copied().unwrap_or(0));
@@ -17,7 +17,7 @@ pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Reads either alphabet. Where the length is a multiple of four there must be padding, if it is
 /// needed; where not, there must be none. Line ends are passed over.
-pub(super) fn read(text: &str) -> Option<Vec<u8>> {
+pub fn read(text: &str) -> Option<Vec<u8>> {
     let is_url = text.contains(['-', '_']);
     let is_padded = text.len().is_multiple_of(4);
     let mut letters = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n'));

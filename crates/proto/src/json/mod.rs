@@ -29,6 +29,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use base64::{put as put_base64, read as read_base64};
 pub use decode::decode;
 pub use values::{DEPTH_MAX, Values};
 pub use writer::{Form, Malformed, Writer, put_string};
