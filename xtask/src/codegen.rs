@@ -3,12 +3,14 @@
 //! The result is committed, so that a build needs neither `protoc` nor a build script; a test
 //! generates it afresh and fails when the committed files differ.
 //!
-//! Messages go to `crates/proto` (structs only); services go to `crates/rpc` and refer to them.
+//! Messages go to `crates/proto` (structs, and the tables of their JSON); services go to `crates/rpc` and refer to them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+
+use crate::jsontable;
 
 /// The proto files that are compiled; what they import is found beside them.
 const FILES: [&str; 14] = [
@@ -67,6 +69,7 @@ fn generate(root: &Path, messages: &Path, services: &Path) -> Result<()> {
     let mut config = prost_build::Config::new();
     config.out_dir(messages).bytes(["."]).disable_comments(["."]);
     config.compile_fds(descriptors.clone()).context("generating messages")?;
+    fs::write(messages.join("json.rs"), jsontable::generate(&descriptors)?)?;
 
     let mut config = prost_build::Config::new();
     config.disable_comments(["."]);

@@ -6,6 +6,7 @@ mod ci;
 mod cluster;
 mod codegen;
 mod job;
+mod jsontable;
 mod perf;
 mod prove;
 mod tidy;

@@ -3,11 +3,14 @@
 //! *Invariants.* A `bytes` field is [`bytes::Bytes`], so that decoding borrows the input buffer
 //! and a value is not copied. proto2 packages (`raftpb`, `walpb`, `snappb`) keep field presence.
 //!
+//! [`json`] maps those that clients send and get to JSON, by tables.
+//!
 //! *Absent.* gRPC services (crate `rpc`), and any meaning: this crate only has shapes.
 //!
 //! *Contract.* `api/` and `server/storage/wal/walpb` of etcd v3.7.1, `raftpb` of raft v3.7.0.
 
 mod depth;
+pub mod json;
 mod shape;
 mod wire;
 

@@ -38,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) fast_lease_keep_alive: bool,
+    pub(crate) enable_grpc_gateway: bool,
     /// Which feature gates are open, in the order of their table.
     pub(crate) gates: Vec<bool>,
     /// Whether profiles are offered.
@@ -61,6 +62,7 @@ impl Options {
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
+            enable_grpc_gateway: config.enable_grpc_gateway,
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
             profiles: config.enable_pprof || config.log_level == "debug",

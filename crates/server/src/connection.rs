@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::api::{Api, Phase};
 use crate::config::Config;
+use crate::gateway::{Caller, Sockets};
 use crate::grpc::{self, Body};
 use crate::http::{self as plain, Access, Offer};
 use guarded::Guarded;
@@ -95,7 +96,9 @@ impl Service {
 
     /// Serves a connection to its end.
     pub(crate) async fn serve(&self, stream: Stream, peer: PeerAddress, port: Port) {
-        let service = service_fn(|request| self.answer(request, peer, port));
+        let sockets = Sockets::default();
+        let caller = Caller { peer, sockets: sockets.clone() };
+        let service = service_fn(|request| self.answer(request, &caller, port));
         let builder = self.builder.clone();
         let watched = || Pings::new(self.ping_interval_min);
         let (builder, pings) = match port {
@@ -104,24 +107,31 @@ impl Service {
             Port::Http | Port::Metrics => (builder.http1_only(), Pings::unwatched()),
         };
         let io = TokioIo::new(Guarded::new(stream, pings));
-        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
         let mut phase: watch::Receiver<Phase> = self.api.phase.clone();
-        tokio::select! {
+        let is_over = tokio::select! {
             // How a connection ends is its client's affair.
-            _ended = connection.as_mut() => return,
-            _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
+            _ended = connection.as_mut() => true,
+            _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => false,
+        };
+        if !is_over {
+            connection.as_mut().graceful_shutdown();
+            let _ended = connection.await;
         }
-        connection.as_mut().graceful_shutdown();
-        let _ended = connection.await;
+        sockets.end().await;
     }
 
     fn answer(
         &self,
-        request: Request<Incoming>,
-        peer: PeerAddress,
+        mut request: Request<Incoming>,
+        caller: &Caller,
         port: Port,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         let (api, access) = (Arc::clone(&self.api), Arc::clone(&self.access));
+        let peer = caller.peer;
+        if request.version() != Version::HTTP_2 {
+            request.extensions_mut().insert(caller.clone());
+        }
         async move {
             Ok(match port {
                 Port::Metrics => plain::serve(api, access, Offer::Metrics, request).await,

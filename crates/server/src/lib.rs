@@ -4,13 +4,13 @@
 //! ```text
 //!  main ─► config ─► run ─► begin, plan ─► member (threads: pump, log, apply, commit)
 //!                     │                      ▲   └─► peer ─► other members
-//!                     ├─► net ─► connection ─► grpc, http ─► api
+//!                     ├─► net ─► connection ─► grpc, http (gateway) ─► api
 //!                     └─► duties: what needs other members now and then
 //! ```
 //!
 //! *Invariants.* This crate adds no semantics: what a request means is `node`'s and `store`'s.
 //!
-//! *Absent.* TLS, the JSON gateway, authentication.
+//! *Absent.* TLS, authentication.
 
 mod api;
 mod ask;
@@ -24,6 +24,7 @@ mod damage;
 mod directory;
 mod discovery;
 mod duties;
+mod gateway;
 mod grpc;
 mod http;
 mod live;

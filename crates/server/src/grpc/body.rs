@@ -18,6 +18,8 @@ pub(crate) enum Body {
     Empty,
     /// The body of a plain HTTP answer.
     Plain(Bytes),
+    /// The same, and trailers behind it: it has no length in front.
+    Trailed(Option<Bytes>, HeaderMap),
     /// One gRPC message in one piece, then success.
     Message(Bytes),
     /// The pieces of one gRPC message, then success.
@@ -51,6 +53,9 @@ impl http_body::Body for Body {
         let (frame, next) = match std::mem::replace(this, Self::Empty) {
             Self::Empty => return Poll::Ready(None),
             Self::Plain(bytes) => (Frame::data(bytes), Self::Empty),
+            Self::Trailed(Some(bytes), rest) => (Frame::data(bytes), Self::Trailed(None, rest)),
+            Self::Trailed(None, rest) if rest.is_empty() => return Poll::Ready(None),
+            Self::Trailed(None, rest) => (Frame::trailers(rest), Self::Empty),
             Self::Message(bytes) => (Frame::data(bytes), Self::Trailers),
             Self::Chunks(mut chunks) => match chunks.pop_front() {
                 Some(chunk) => (Frame::data(chunk), Self::Chunks(chunks)),

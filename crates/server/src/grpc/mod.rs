@@ -32,6 +32,7 @@ pub(crate) mod method;
 mod range;
 mod reply;
 mod snapshot;
+mod source;
 mod status;
 mod stream;
 pub(crate) mod txn;
@@ -44,28 +45,29 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
 use net::PeerAddress;
 use node::requests::{Code, Rejected};
 
 use crate::api::Api;
-pub(crate) use body::Body;
+pub(crate) use body::{Body, Item};
 use call::Call;
 use method::{Kind, Method};
 use reply::Reply;
+pub(crate) use source::Source;
 pub(crate) use status::Status;
 use stream::Stream;
+pub(crate) use wire::PREFIX;
 use wire::{Encoding, Messages};
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// Answers one HTTP/2 request.
-pub(crate) async fn serve(
+/// Answers one HTTP/2 request, or one that the gateway makes.
+pub(crate) async fn serve<B: Into<Source>>(
     api: Arc<Api>,
     peer: PeerAddress,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let early::Head { timeout, content_type } = match early::check(&head) {
@@ -80,7 +82,7 @@ pub(crate) async fn serve(
         Ok(encoding) => encoding,
         Err(status) => return failure(&status),
     };
-    let messages = Messages::new(body, encoding, api.options.receive_bytes_max);
+    let messages = Messages::new(body.into(), encoding, api.options.receive_bytes_max);
     let call = Call::new(api, method, peer, head.headers);
     let mut answer = pin!(async {
         match method.info().kind {
@@ -266,7 +268,7 @@ mod tests {
     #[test]
     fn a_wait_stays_small() {
         // It is moved three times in its life, for every request.
-        let bytes = size_of_wait(serve);
+        let bytes = size_of_wait(serve::<hyper::body::Incoming>);
         assert!(bytes <= 2_560, "{bytes} bytes");
     }
 }

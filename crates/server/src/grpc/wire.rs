@@ -15,13 +15,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use node::requests::{Code, Rejected};
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use proto::Shaped;
 
+use super::source::Source;
 use super::status::Status;
 
 /// Bytes in front of a message.
@@ -55,7 +54,7 @@ impl Encoding {
 
 /// The messages that a client sends in one call.
 pub(crate) struct Messages {
-    body: Incoming,
+    body: Source,
     encoding: Encoding,
     bytes_max: usize,
     /// Received and not yet consumed: either here, or gathered from several frames.
@@ -65,7 +64,7 @@ pub(crate) struct Messages {
 
 impl Messages {
     /// Reads messages of at most `bytes_max`.
-    pub(crate) fn new(body: Incoming, encoding: Encoding, bytes_max: usize) -> Self {
+    pub(crate) fn new(body: Source, encoding: Encoding, bytes_max: usize) -> Self {
         Self { body, encoding, bytes_max, rest: Bytes::new(), gathered: BytesMut::new() }
     }
 
@@ -121,12 +120,10 @@ impl Messages {
                 self.rest = std::mem::take(&mut self.gathered).freeze();
                 return Ok(true);
             }
-            let Some(frame) = self.body.frame().await else {
+            let received = self.body.next().await;
+            let Some(data) = received.map_err(|_| Status::from(Rejected::Canceled))? else {
                 return Ok(false);
             };
-            // The client reset the stream or the connection is gone.
-            let frame = frame.map_err(|_| Status::from(Rejected::Canceled))?;
-            let Ok(data) = frame.into_data() else { continue };
             if self.rest.is_empty() && self.gathered.is_empty() {
                 // Most messages come whole: then nothing is copied.
                 self.rest = data;

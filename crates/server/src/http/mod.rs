@@ -1,6 +1,6 @@
 //! Serves plain HTTP on the client, metrics and peer ports.
 //!
-//! *Absent.* The JSON gateway (`/v3/`): not found, as when it is switched off.
+//! The JSON gateway (`/v3/`) is behind the same checks, in `crate::gateway`.
 //!
 //! *Contract.* `server/etcdserver/api/etcdhttp` and `server/embed/serve.go` of etcd v3.7.1.
 
@@ -18,11 +18,12 @@ mod vars;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::Request;
 use hyper::body::Incoming;
 
 use crate::api::{Api, VERSION};
+use crate::gateway;
 use crate::grpc::Body;
 pub(crate) use access::Access;
 pub(crate) use peer::serve as serve_peer;
@@ -58,6 +59,15 @@ pub(crate) async fn serve(
     }
     let mut response = match *request.method() {
         Method::OPTIONS => Response::new(Body::Empty),
+        // Boxed, because every request waits in as much memory as the largest kind needs.
+        _ if gateway::takes(&api, request.uri()) => {
+            let headers = request.headers().clone();
+            let mut response = Box::pin(gateway::serve(&api, request)).await;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                access.allow(&headers, response.headers_mut());
+            }
+            return response;
+        }
         _ => route(&api, offer, &request).await,
     };
     access.allow(request.headers(), response.headers_mut());
