@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
+use node::requests::compactor::Retention;
 use peer::{Dial, DialFrom, PlainDial};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
@@ -200,7 +201,13 @@ pub(crate) fn log_started(config: &Config, member: &Member) {
 /// The start-up line, with the keys that tools look for.
 pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bool) {
     let heartbeat = Duration::from_millis(config.heartbeat_interval_ms);
-    let election = Duration::from_millis(config.election_timeout_ms);
+    let election = heartbeat * u32::try_from(config.election_ticks()).unwrap_or(u32::MAX);
+    let retention = match config.retention() {
+        Ok(Some(Retention::Period(period))) => period,
+        // So does etcd tell it.
+        Ok(Some(Retention::Revisions(kept))) => Duration::from_nanos(kept.unsigned_abs()),
+        _ => Duration::ZERO,
+    };
     let quota = config
         .quota()
         .map_or(config.quota_backend_bytes, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -241,7 +248,7 @@ pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bo
         .duration("corrupt-check-time-interval", config.corrupt_check_time)
         .duration("compact-check-time-interval", config.compact_hash_check_time)
         .field("auto-compaction-mode", &config.auto_compaction_mode)
-        .field("auto-compaction-retention", &config.auto_compaction_retention)
+        .duration("auto-compaction-retention", retention)
         .duration("downgrade-check-interval", config.downgrade_check_time)
         .field("max-learners", &config.max_learners)
         .field("v2-deprecation", "write-only")
