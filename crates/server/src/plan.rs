@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
+use node::CommitPace;
 use node::requests::compactor::Retention;
 use peer::{Dial, DialFrom, PlainDial};
 use storage::datadir::DataDir;
@@ -122,6 +123,7 @@ pub(crate) fn member(
         pre_vote: config.pre_vote,
         snapshot_count: or(config.snapshot_count, 10_000),
         catchup_entries: or(config.snapshot_catchup_entries, limits::CATCHUP_ENTRIES),
+        commit_pace: commit_pace(config),
         quota_bytes: config.quota(),
         request_bytes_max: size(config.max_request_bytes),
         compaction_batch: size(or(config.compaction_batch_limit, COMPACTION_BATCH)),
@@ -131,6 +133,21 @@ pub(crate) fn member(
         },
         kept: (size(config.max_wals), size(config.max_snapshots)),
         learners_max: size(config.max_learners),
+    }
+}
+
+/// When the database is committed.
+fn commit_pace(config: &Config) -> CommitPace {
+    let default = CommitPace::default();
+    CommitPace {
+        interval: match config.backend_batch_interval {
+            Duration::ZERO => default.interval,
+            given => given,
+        },
+        changes_max: match config.backend_batch_limit {
+            0 => default.changes_max,
+            given => usize::try_from(given).unwrap_or(usize::MAX),
+        },
     }
 }
 
@@ -311,6 +328,13 @@ pub(crate) fn log_warnings(config: &Config) {
     }
     for (gate, why) in config.gates_without_effect() {
         log::info("feature gate is without effect").field("gate", &gate).field("why", why).emit();
+    }
+    for flag in ["bcrypt-cost", "auth-token-ttl"] {
+        if config.given.contains(flag) {
+            log::info("flag is without effect until authentication is supported")
+                .field("flag", flag)
+                .emit();
+        }
     }
     if config.listen_client_http_urls.is_empty() {
         let msg = "Running http and grpc server on single port. This is not recommended for \
