@@ -217,3 +217,18 @@ impl Gate {
         permit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_shared_only_by_those_who_want_it() {
+        let share = BindOptions { reuse_port: true };
+        let url = Url::parse("http://127.0.0.1:0").unwrap();
+        let first = Listener::bind_with(&url, share).unwrap();
+        let url = Url::parse(&format!("http://{}", first.address())).unwrap();
+        assert!(Listener::bind(&url).is_err());
+        assert!(Listener::bind_with(&url, share).is_ok());
+    }
+}

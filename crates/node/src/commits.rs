@@ -17,6 +17,8 @@
 //!    for: index, term, configuration, members and pages are of one point.
 //! 5. Nothing is frozen while another state is about to take the place of this one.
 
+use std::time::Duration;
+
 use base::{LogIndex, Moment, limits};
 use proto::raftpb::{Message, Snapshot};
 
@@ -69,13 +71,34 @@ pub(crate) struct Commits {
     /// The last snapshot on disk, or on its way there.
     snapshot: LogIndex,
     snapshot_count: u64,
+    pace: CommitPace,
     snapshot_forced: bool,
     /// The member stops: what counts is that the database has every entry.
     draining: bool,
 }
 
+/// When changes are committed, if nobody asks before and their bytes are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitPace {
+    /// How long the oldest may wait.
+    pub interval: Duration,
+    /// How many may wait.
+    pub changes_max: usize,
+}
+
+impl Default for CommitPace {
+    fn default() -> Self {
+        Self { interval: limits::COMMIT_INTERVAL, changes_max: limits::COMMIT_CHANGES_MAX }
+    }
+}
+
 impl Commits {
-    pub(crate) fn new(database: LogIndex, snapshot: LogIndex, snapshot_count: u64) -> Self {
+    pub(crate) fn new(
+        database: LogIndex,
+        snapshot: LogIndex,
+        snapshot_count: u64,
+        pace: CommitPace,
+    ) -> Self {
         Self {
             stage: Stage::Idle,
             database,
@@ -89,6 +112,7 @@ impl Commits {
             is_replaced: false,
             snapshot,
             snapshot_count,
+            pace,
             snapshot_forced: false,
             draining: false,
         }
@@ -145,7 +169,7 @@ impl Commits {
     pub(crate) fn deadline(&self) -> Option<Moment> {
         match self.stage {
             Stage::Idle if !self.is_held && !self.draining => {
-                self.since.map(|since| since + limits::COMMIT_INTERVAL)
+                self.since.map(|since| since + self.pace.interval)
             }
             _ => None,
         }
@@ -265,9 +289,9 @@ impl Commits {
             return is_asked || (self.database < applied && applied == last);
         }
         is_asked
-            || self.pending.changes >= limits::COMMIT_CHANGES_MAX
+            || self.pending.changes >= self.pace.changes_max
             || self.pending.bytes >= COMMIT_BYTES_MAX
-            || self.since.is_some_and(|since| now.since(since) >= limits::COMMIT_INTERVAL)
+            || self.since.is_some_and(|since| now.since(since) >= self.pace.interval)
             || (self.pending.changes > 0 && self.snapshot_due(applied))
     }
 }

@@ -28,6 +28,7 @@ mod reads;
 pub mod requests;
 mod state;
 
+pub use commits::CommitPace;
 pub use effect::{Answer, ApplyEffect, CommitEffect, Effects, LogEffect, SendSnapshot};
 pub use input::{ApplyReceipt, CommitReceipt, Input, LogReceipt, Pending, Ticket};
 pub use leader::VERSIONS_INTERVAL;

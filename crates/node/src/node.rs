@@ -31,7 +31,7 @@ use proto::membershippb::Attributes;
 use proto::raftpb::{ConfChange, ConfChangeType, Message, MessageType};
 use raft::{AppendReceipt, ProgressState, Raft, Role};
 
-use crate::commits::Commits;
+use crate::commits::{CommitPace, Commits};
 use crate::effect::{Answer, ApplyEffect, Effects, LogEffect};
 use crate::handover::{Stall, Transfers};
 use crate::held::{Held, Proposal};
@@ -80,6 +80,8 @@ pub struct NodeConfig {
     pub snapshot_count: u64,
     /// Applied entries kept in memory.
     pub catchup_entries: u64,
+    /// When changes of the database are committed.
+    pub commit_pace: CommitPace,
     /// Major and minor of the version that this server announces.
     pub server_version: (u64, u64),
     /// Decides the election timeouts.
@@ -258,7 +260,7 @@ impl Node {
             extend: election,
         };
         Ok(Self {
-            commits: Commits::new(database, snapshot, config.snapshot_count),
+            commits: Commits::new(database, snapshot, config.snapshot_count, config.commit_pace),
             duties: Duties::new(own),
             unapplied: (raft.log().bytes(), raft.log().last().index),
             proposed_bytes: 0,

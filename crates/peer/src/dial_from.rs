@@ -56,7 +56,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let local = "127.0.0.7".parse().unwrap();
-        let (dialed, accepted) = tokio::join!(DialFrom { local }.dial(&url), listener.accept());
+        let from = DialFrom { local };
+        let (dialed, accepted) = tokio::join!(from.dial(&url), listener.accept());
         assert!(dialed.is_ok());
         assert_eq!(accepted.unwrap().1.ip(), local);
         let other = DialFrom { local: "::1".parse().unwrap() };

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
+use node::CommitPace;
+use node::requests::compactor::Retention;
 use peer::{Dial, DialFrom, PlainDial};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
@@ -121,6 +123,7 @@ pub(crate) fn member(
         pre_vote: config.pre_vote,
         snapshot_count: or(config.snapshot_count, 10_000),
         catchup_entries: or(config.snapshot_catchup_entries, limits::CATCHUP_ENTRIES),
+        commit_pace: commit_pace(config),
         quota_bytes: config.quota(),
         request_bytes_max: size(config.max_request_bytes),
         compaction_batch: size(or(config.compaction_batch_limit, COMPACTION_BATCH)),
@@ -130,6 +133,21 @@ pub(crate) fn member(
         },
         kept: (size(config.max_wals), size(config.max_snapshots)),
         learners_max: size(config.max_learners),
+    }
+}
+
+/// When the database is committed.
+fn commit_pace(config: &Config) -> CommitPace {
+    let default = CommitPace::default();
+    CommitPace {
+        interval: match config.backend_batch_interval {
+            Duration::ZERO => default.interval,
+            given => given,
+        },
+        changes_max: match config.backend_batch_limit {
+            0 => default.changes_max,
+            given => usize::try_from(given).unwrap_or(usize::MAX),
+        },
     }
 }
 
@@ -200,7 +218,13 @@ pub(crate) fn log_started(config: &Config, member: &Member) {
 /// The start-up line, with the keys that tools look for.
 pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bool) {
     let heartbeat = Duration::from_millis(config.heartbeat_interval_ms);
-    let election = Duration::from_millis(config.election_timeout_ms);
+    let election = heartbeat * u32::try_from(config.election_ticks()).unwrap_or(u32::MAX);
+    let retention = match config.retention() {
+        Ok(Some(Retention::Period(period))) => period,
+        // So does etcd tell it.
+        Ok(Some(Retention::Revisions(kept))) => Duration::from_nanos(kept.unsigned_abs()),
+        _ => Duration::ZERO,
+    };
     let quota = config
         .quota()
         .map_or(config.quota_backend_bytes, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -241,7 +265,7 @@ pub(crate) fn log_start(config: &Config, directory: &DataDir, is_initialized: bo
         .duration("corrupt-check-time-interval", config.corrupt_check_time)
         .duration("compact-check-time-interval", config.compact_hash_check_time)
         .field("auto-compaction-mode", &config.auto_compaction_mode)
-        .field("auto-compaction-retention", &config.auto_compaction_retention)
+        .duration("auto-compaction-retention", retention)
         .duration("downgrade-check-interval", config.downgrade_check_time)
         .field("max-learners", &config.max_learners)
         .field("v2-deprecation", "write-only")
@@ -304,6 +328,13 @@ pub(crate) fn log_warnings(config: &Config) {
     }
     for (gate, why) in config.gates_without_effect() {
         log::info("feature gate is without effect").field("gate", &gate).field("why", why).emit();
+    }
+    for flag in ["bcrypt-cost", "auth-token-ttl"] {
+        if config.given.contains(flag) {
+            log::info("flag is without effect until authentication is supported")
+                .field("flag", flag)
+                .emit();
+        }
     }
     if config.listen_client_http_urls.is_empty() {
         let msg = "Running http and grpc server on single port. This is not recommended for \

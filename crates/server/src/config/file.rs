@@ -190,14 +190,14 @@ enum Fate {
 }
 
 fn read(path: &str) -> Result<String, String> {
-    let fail = |error: &dyn std::fmt::Display| {
+    let fail = |what: &str, error: &std::io::Error| {
         let text = error.to_string();
         let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        format!("open {path}: {text}")
+        format!("{what} {path}: {text}")
     };
-    let file = fs::File::open(path).map_err(|error| fail(&error))?;
+    let file = fs::File::open(path).map_err(|error| fail("open", &error))?;
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fail(&error))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fail("read", &error))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("{path}: a configuration file may have {FILE_BYTES_MAX} bytes"));
     }
@@ -219,10 +219,21 @@ fn to_json(text: &str) -> Result<Value, String> {
     if first.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Value::Null);
     }
+    // The library takes a tab for indentation, which no YAML may have outside of brackets.
+    let is_indented = |line: &str| line.starts_with('\t') && !line.trim().is_empty();
+    let bad = first.lines().position(is_indented).filter(|_| !first.trim_start().starts_with('{'));
+    if let Some(line) = bad {
+        return Err(format!(
+            "error converting YAML to JSON: yaml: line {}: found character that cannot start any \
+             token",
+            line + 1
+        ));
+    }
     serde_saphyr::from_str_with_options(first, options).map_err(|error| {
         let text = error.to_string();
         let line = error.location().map_or(0, |location| location.line());
         let reason = text.lines().next().unwrap_or_default();
+        let reason = reason.rsplit_once(" at line ").map_or(reason, |(reason, _)| reason);
         format!("error converting YAML to JSON: yaml: line {line}: {reason}")
     })
 }
@@ -282,7 +293,7 @@ mod tests {
         assert_eq!(config("snapshot-count: 1e3").snapshot_count, 1000);
         assert_eq!(config("snapshot-count: 0x10").snapshot_count, 16);
         assert_eq!(config("1: b\nname: c").name, "c");
-        assert_eq!(config("{\"name\": \"json\", \"max-wals\": 7}").max_wals, 7);
+        assert_eq!(config("{\n\t\"name\": \"json\",\n\t\"max-wals\": 7}").max_wals, 7);
         let merged = "x: &a {cert-file: c}\nclient-transport-security:\n  <<: *a\n  key-file: k\n";
         assert_eq!(config(merged).client_tls.cert_file, "c");
     }
@@ -383,6 +394,7 @@ mod tests {
     fn what_is_wrong_with_a_file_is_told() {
         for (text, start) in [
             ("name: a: b", "error converting YAML to JSON: yaml: line 1: "),
+            ("\tname: b", "error converting YAML to JSON: yaml: line 1: found character that "),
             ("name: \"a", "error converting YAML to JSON: yaml: line "),
             ("a: *x", "error converting YAML to JSON: yaml: line 1: "),
             ("peer-transport-security: ~", "invalid peer-transport-security"),

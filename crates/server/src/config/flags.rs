@@ -76,8 +76,20 @@ fn assign<T>(field: &mut T, value: Result<T, String>) -> Set {
     Ok(())
 }
 
+/// As in etcd, nothing leaves what was there.
 fn assign_urls(field: &mut Vec<Url>, text: &str) -> Set {
+    if text.is_empty() {
+        return Ok(());
+    }
     assign(field, Url::parse_list(text).map_err(|error| error.to_string()))
+}
+
+/// The words of a list, of which one may be empty.
+fn all_words(text: &str) -> Vec<String> {
+    let mut words: Vec<_> = text.split(',').map(str::to_owned).collect();
+    words.sort();
+    words.dedup();
+    words
 }
 
 /// The words of a list that may be empty.
@@ -85,7 +97,6 @@ fn list(text: &str) -> Vec<String> {
     words(text).filter(|word| !word.is_empty()).collect()
 }
 
-/// A list without repetitions, sorted.
 fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(',').map(|word| word.trim().to_owned())
 }
@@ -95,15 +106,6 @@ fn set_log_outputs(config: &mut Config, text: &str) -> Set {
     outputs.sort();
     outputs.dedup();
     config.log_outputs = outputs;
-    Ok(())
-}
-
-/// Empty ones are kept, to be refused by name.
-fn set_discovery_endpoints(config: &mut Config, text: &str) -> Set {
-    let mut endpoints: Vec<_> = words(text).collect();
-    endpoints.sort();
-    endpoints.dedup();
-    config.discovery.endpoints = endpoints;
     Ok(())
 }
 
@@ -161,6 +163,9 @@ macro_rules! set {
     };
     (words $($field:ident).+) => {
         Effect::Value(|config, text| assign(&mut config.$($field).+, Ok(list(text))))
+    };
+    (all $($field:ident).+) => {
+        Effect::Value(|config, text| assign(&mut config.$($field).+, Ok(all_words(text))))
     };
     (urls $field:ident) => {
         Effect::Value(|config, text| assign_urls(&mut config.$field, text))
@@ -228,7 +233,7 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Clustering "initial-cluster-token" "etcd-cluster" set!(text initial_cluster_token), "Keeps clusters with equal URLs apart.";
     Clustering "advertise-client-urls" "http://localhost:2379" set!(urls advertise_client_urls), "Where clients reach this member.";
     Clustering "discovery-token" "" set!(text discovery.token), "The token of etcd's discovery service.";
-    Clustering "discovery-endpoints" "" Effect::Value(set_discovery_endpoints), "The members of etcd's discovery service.";
+    Clustering "discovery-endpoints" "" set!(all discovery.endpoints), "The members of etcd's discovery service.";
     Clustering "discovery-dial-timeout" "2s" set!(duration discovery.dial_timeout), "For the discovery service.";
     Clustering "discovery-request-timeout" "5s" set!(duration discovery.request_timeout), "For the discovery service.";
     Clustering "discovery-keepalive-time" "2s" set!(duration discovery.keepalive_time), "For the discovery service.";
@@ -270,7 +275,9 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Security "peer-auto-tls" "false" set!(bool peer_tls.auto_tls), "Make a certificate for members.";
     Security "peer-skip-client-san-verification" "false" set!(bool peer_tls.skip_client_san_verification), "Accept a member's certificate from any address.";
     Security "self-signed-cert-validity" "1" set!(u64 self_signed_cert_validity), "Years that a made certificate is valid.";
-    Security "cipher-suites" "" set!(words cipher_suites), "The ciphers for TLS.";
+    Security "cipher-suites" "" Effect::Value(|config, text| {
+            assign(&mut config.cipher_suites, Ok(text.split(',').map(str::to_owned).collect()))
+        }), "The ciphers for TLS.";
     Security "tls-min-version" "TLS1.2" set!(text tls_min_version), "The oldest TLS to accept.";
     Security "tls-max-version" "" set!(text tls_max_version), "The newest TLS to accept.";
     Security "cors" "*" Effect::Value(set_cors), "Origins whose pages may call (* or empty: all).";

@@ -29,6 +29,10 @@ pub(crate) fn usage() -> &'static str {
   quorate -h | --help
     Print every flag.
 
+  quorate --config-file FILE
+    Run a member as a file in YAML or JSON says. Other flags and variables do not count then.
+    Durations are whole nanoseconds there: 600000000000 for 10m. SIGHUP reads the file again.
+
   quorate ctl ...
     Talk to a member.
 "

@@ -238,18 +238,10 @@ fn set(config: &mut Config, flag: &Flag, value: &str) -> Result<Option<bool>, St
     match flag.effect {
         Effect::Value(set) => set(config, value)?,
         Effect::Switch(set) => set(config, parse_bool(value)?),
-        Effect::Ignored => {
-            parse_bool(value)
-                .or_else(|reason| if is_number(value) { Ok(true) } else { Err(reason) })?;
-        }
+        Effect::Ignored => {}
         Effect::Version => return parse_bool(value).map(Some),
     }
     Ok(None)
-}
-
-/// An ignored flag may stand for a number.
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn read_environment(

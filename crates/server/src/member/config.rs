@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, MemberId};
-use node::NodeConfig;
+use node::{CommitPace, NodeConfig};
 use proto::membershippb::Attributes;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
@@ -56,6 +56,8 @@ pub struct MemberConfig {
     pub snapshot_count: u64,
     /// Applied entries kept in memory.
     pub catchup_entries: u64,
+    /// When changes of the database are committed.
+    pub commit_pace: CommitPace,
     /// The space quota; `None` for none.
     pub quota_bytes: Option<u64>,
     /// The largest encoded request.
@@ -133,6 +135,7 @@ impl MemberConfig {
             pre_vote: self.pre_vote,
             snapshot_count: self.snapshot_count,
             catchup_entries: self.catchup_entries,
+            commit_pace: self.commit_pace,
             server_version: SERVER_VERSION,
             seed: member.get() ^ clock.unix_ms(),
         }

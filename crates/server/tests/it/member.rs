@@ -52,6 +52,7 @@ fn config() -> MemberConfig {
         pre_vote: true,
         snapshot_count: 50,
         catchup_entries: 20,
+        commit_pace: node::CommitPace::default(),
         quota_bytes: None,
         request_bytes_max: 4096,
         compaction_batch: 10,

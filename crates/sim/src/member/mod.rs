@@ -224,6 +224,7 @@ impl Member {
             pre_vote: setup.pre_vote,
             snapshot_count: setup.settings.snapshot_count,
             catchup_entries: setup.settings.catchup_entries,
+            commit_pace: node::CommitPace::default(),
             server_version: (3, 7),
             seed,
         };

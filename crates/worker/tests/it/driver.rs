@@ -272,6 +272,7 @@ impl Member {
             pre_vote: true,
             snapshot_count: settings.snapshot_count,
             catchup_entries: settings.catchup_entries,
+            commit_pace: node::CommitPace::default(),
             server_version: (3, 7),
             seed,
         };

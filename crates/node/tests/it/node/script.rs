@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::node::{
-    Answer, ApplyEffect, ApplyReceipt, CommitEffect, CommitReceipt, Effects, Input, LogEffect,
-    LogReceipt, Node, NodeConfig, Pending, SendSnapshot, Started, State, Ticket,
+    Answer, ApplyEffect, ApplyReceipt, CommitEffect, CommitPace, CommitReceipt, Effects, Input,
+    LogEffect, LogReceipt, Node, NodeConfig, Pending, SendSnapshot, Started, State, Ticket,
 };
 use base::{LeaseId, LogIndex, MemberId, Moment, RequestId, RequestIds, Term};
 use bytes::Bytes;
@@ -228,6 +228,7 @@ impl Runner {
             pre_vote: args.text("prevote") == Some("true"),
             snapshot_count: args.number("snapshot-count", 10_000)?,
             catchup_entries: args.number("catchup", 5_000)?,
+            commit_pace: CommitPace::default(),
             server_version: (3, 7),
             seed: 1,
         };
