@@ -3,6 +3,8 @@
 //! ```text
 //!  Listener ── accept ──► Gate (how many) ──► Lanes: one single-threaded runtime a core,
 //!   tcp, unix                                  a connection stays on its lane for life
+//!
+//!  dns: where members are, by SRV records
 //! ```
 //!
 //! *Absent.* What is said on a connection: requests and protocols are `server`'s and `peer`'s.

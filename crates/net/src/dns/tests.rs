@@ -1,3 +1,5 @@
+//! A resolver asks servers that answer well, badly or not at all.
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The files in `deploy/` and the Procfile say only what the server understands.
+//! The files in `deploy/`, the Procfile and docs/operations.md say only what the server knows.
 //!
 //! *Absent.* Running them: systemd, containers and Kubernetes are not there in a test.
 
@@ -182,4 +182,29 @@ fn the_members_of_the_procfile_are_one_cluster() {
         members += 1;
     }
     assert_eq!(members, 4, "three, and a learner to be switched on");
+}
+
+#[test]
+fn the_page_for_operators_names_flags_that_there_are() {
+    // Of the tools, of systemd's and of everybody.
+    let others = ["cluster", "endpoints", "learner", "help", "flag"];
+    let text = read("docs/operations.md");
+    let mut known = 0;
+    for (at, _) in text.match_indices("--") {
+        let before = text[..at].chars().next_back().unwrap_or(' ');
+        let rest = &text[at + 2..];
+        let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+        let name = &rest[..end.unwrap_or(rest.len())];
+        if name.is_empty()
+            || name.starts_with('-')
+            || before == '-'
+            || before.is_alphanumeric()
+            || others.contains(&name)
+        {
+            continue;
+        }
+        assert!(super::flags::find(name).is_some(), "--{name} at {at}: {rest:.40}");
+        known += 1;
+    }
+    assert!(known > 50, "{known} flags were found");
 }

@@ -37,7 +37,8 @@ pub(crate) async fn prepare(
     if is_initialized {
         if config.discovers() {
             log::warn(
-                "discovery token is ignored since cluster already initialized; valid logs are found",
+                "discovery token is ignored since cluster already initialized; valid logs are \
+                 found",
             )
             .text("wal-dir", &wal_dir.display())
             .emit();

@@ -1,3 +1,5 @@
+//! Clusters from the records of a DNS server that the tests play.
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
