@@ -123,7 +123,7 @@ func TestDoors(t *testing.T) {
 		t.Errorf("answers differ\n%s", sideBySide(out[0], out[1]))
 	}
 	// What only a Go process has is known, and said not to be there.
-	for _, name := range []string{"block", "mutex", "trace"} {
+	for _, name := range []string{"block", "mutex", "trace", "heap", "allocs"} {
 		one := knock("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/"+name)
 		if !strings.HasPrefix(one.status, "501") || len(one.body) == 0 {
 			t.Errorf("%s: %s %q", name, one.head(), one.body)

@@ -10,13 +10,12 @@
 //!
 //! *Invariants.* One profile is taken at a time, for [`cpu::SECONDS_MAX`] at most.
 //!
-//! *Absent.* What only Go's runtime has: `block`, `mutex`, `trace`. They are known, and answered
-//! with a line that says so.
+//! *Absent.* What only Go's runtime has: `block`, `mutex`, `trace`; and `heap`, which the system's
+//! allocator cannot tell (decision 014). They are known, and answered with a line that says so.
 //!
 //! *Contract.* `net/http/pprof` of Go 1.26: paths, parameters, headers and texts.
 
 mod cpu;
-mod heap;
 mod profile;
 mod threads;
 
@@ -37,14 +36,17 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
 
 /// What the index lists: names, and what is there.
-const LISTED: [(&str, &str); 6] = [
+const LISTED: [(&str, &str); 5] = [
     ("cmdline", "The command line of this process."),
     ("flamegraph", "Where processor time goes, as a picture. ?seconds=N says for how long."),
-    ("heap", "What memory is used for, in a build with the feature heap-profile."),
     ("profile", "Where processor time goes, for go tool pprof. ?seconds=N says for how long."),
     ("symbol", "Names of addresses; profiles have theirs already."),
     ("threads", "Every thread, its state and its processor time."),
 ];
+
+/// Why there is no profile of memory, and where something is.
+const HEAP: &str = "the system's allocator does not know who asked for memory; how much there is \
+                    stands in /debug/vars and /metrics";
 
 /// Whether a path is for this module.
 pub(super) fn is_profile(path: &str) -> bool {
@@ -60,7 +62,7 @@ pub(super) async fn serve(request: &Request<Incoming>) -> Response<Body> {
         "cmdline" => answer::text(StatusCode::OK, cmdline()),
         "profile" => cpu::profile(&query).await,
         "flamegraph" => cpu::flamegraph(&query).await,
-        "heap" | "allocs" => heap::profile().await,
+        "heap" | "allocs" => failure(StatusCode::NOT_IMPLEMENTED, &format!("{name}: {HEAP}")),
         "symbol" => answer::text(StatusCode::OK, "num_symbols: 0\n".to_owned()),
         "threads" | "goroutine" | "threadcreate" => {
             answer::text(StatusCode::OK, threads::listing())
