@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use net::{Scheme, Stream, Url};
+use net::{Stream, Url};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -36,21 +36,23 @@ pub struct PlainDial;
 impl Dial for PlainDial {
     fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
         Box::pin(async move {
-            let stream = match url.scheme() {
-                Scheme::Http => {
-                    let stream = TcpStream::connect(url.authority()).await?;
-                    stream.set_nodelay(true)?;
-                    Stream::Tcp(stream)
-                }
-                Scheme::Unix => Stream::Unix(UnixStream::connect(url.socket_path()).await?),
-                Scheme::Https | Scheme::Unixs => {
-                    let text = format!("{url}: TLS between members is not configured");
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-                }
-            };
-            Ok(Box::new(stream) as Box<dyn Connection>)
+            if url.scheme().is_tls() {
+                let text = format!("{url}: TLS between members is not configured");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+            Ok(Box::new(connect(url).await?) as Box<dyn Connection>)
         })
     }
+}
+
+/// A bare connection to where `url` points, whatever is to be spoken there.
+pub(crate) async fn connect(url: &Url) -> io::Result<Stream> {
+    if url.scheme().is_unix() {
+        return Ok(Stream::Unix(UnixStream::connect(url.socket_path()).await?));
+    }
+    let stream = TcpStream::connect(url.authority()).await?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
 }
 
 /// A connection that breaks when the other end takes nothing for [`limits::CONNECTION_TIMEOUT`].

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::limits;
 use net::{Listener, Url};
-use peer::PlainDial;
+use peer::Dial;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::{bolt, wal};
@@ -127,10 +127,10 @@ pub(crate) fn member(
 }
 
 /// How other members are reached. The runtime is where it happens.
-pub(crate) fn network(config: &Config, runtime: Handle) -> Network {
+pub(crate) fn network(config: &Config, dial: Arc<dyn Dial>, runtime: Handle) -> Network {
     Network {
         urls: config.initial_advertise_peer_urls.clone(),
-        dial: Arc::new(PlainDial),
+        dial,
         runtime,
         known: Vec::new(),
         version: peer::Version::ETCD,
@@ -284,10 +284,13 @@ pub(crate) fn log_serving(listener: &Listener, port: Port) {
         Port::Http => "http",
         _ => "grpc+http",
     };
-    log::info("serving client traffic insecurely; this is strongly discouraged!")
-        .field("traffic", traffic)
-        .field("address", listener.address())
-        .emit();
+    log::info(match listener.is_tls() {
+        true => "serving client traffic securely",
+        false => "serving client traffic insecurely; this is strongly discouraged!",
+    })
+    .field("traffic", traffic)
+    .field("address", listener.address())
+    .emit();
 }
 
 /// The beginning and the end of a stop.

@@ -35,6 +35,7 @@ use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
+use crate::tls::{self, Endpoint, Tls};
 use crate::{begin, cluster, damage, duties, notify, plan, trust};
 
 /// How long open requests have at the end.
@@ -164,7 +165,8 @@ impl Ground {
         plan::check_directory(&config.data_dir)?;
         let retention = config.retention()?;
         let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
-        let Bound { peers, clients } = bind(config)?;
+        let tls = Tls::prepare(config, gate.places())?;
+        let Bound { peers, clients } = bind(config, &tls)?;
         let is_initialized = plan::is_initialized(&Real, &directory)?;
         plan::log_start(config, &directory, is_initialized);
         let (failed, failures) = mpsc::channel(1);
@@ -175,7 +177,7 @@ impl Ground {
             let lane = peer_lanes.next().clone();
             peer_port.accept(listener, gate.clone(), lane, failed.clone());
         }
-        let network = plan::network(config, peer_lanes.next().handle().clone());
+        let network = plan::network(config, tls.dial, peer_lanes.next().handle().clone());
         Ok(Self {
             directory,
             is_initialized,
@@ -333,7 +335,7 @@ async fn stop(phase: &watch::Sender<Phase>, all_closed: &mut mpsc::Receiver<()>,
     member.stop().await;
 }
 
-fn bind(config: &Config) -> Result<Bound, String> {
+fn bind(config: &Config, tls: &Tls) -> Result<Bound, String> {
     let clients = if config.listen_client_http_urls.is_empty() { Port::Client } else { Port::Grpc };
     let asked = [
         (&config.listen_client_urls, clients),
@@ -355,11 +357,18 @@ fn bind(config: &Config) -> Result<Bound, String> {
         .texts("listen-client-urls", &config.listen_client_urls)
         .emit();
     let listen = |url: &Url| Listener::bind(url).map_err(|error| error.to_string());
-    let peers = config.listen_peer_urls.iter().map(listen).collect::<Result<_, _>>()?;
+    let for_peers = |url: &Url| tls.for_peers(listen(url)?, url);
+    let peers = config.listen_peer_urls.iter().map(for_peers).collect::<Result<_, _>>()?;
+    tls.check_clients(config)?;
     let mut clients = Vec::new();
     for (urls, port) in asked {
         for url in urls {
-            clients.push((listen(url)?, port));
+            let listener = listen(url)?;
+            let listener = match port {
+                Port::Metrics => tls.for_metrics(listener, url)?,
+                _ => tls.for_clients(listener, url)?,
+            };
+            clients.push((listener, port));
         }
     }
     Ok(Bound { peers, clients })
@@ -398,8 +407,11 @@ impl Front {
                 };
                 let (service, open) = (Arc::clone(&service), open.clone());
                 lanes.next().spawn(async move {
-                    if let Ok(stream) = accepted.register() {
-                        service.serve(stream, peer, port).await;
+                    match accepted.open().await {
+                        Ok((stream, identity)) => {
+                            service.serve(stream, (peer, identity), port).await;
+                        }
+                        Err(refused) => tls::log_refused(Endpoint::Client, peer, &refused),
                     }
                     drop((permit, open));
                 });

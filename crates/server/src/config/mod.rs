@@ -13,6 +13,7 @@
 //! *Contract.* `server/etcdmain/config.go` and `server/embed/config.go` of etcd v3.7.1.
 
 mod check;
+mod check_tls;
 mod cluster;
 mod compaction;
 mod flags;

@@ -113,12 +113,9 @@ fn configurations_that_cannot_be_are_told_in_etcds_words() {
 fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
     let refused = |arguments: &[&str]| read(arguments, &[]).err().map(|told| told.to_string());
     for (argument, what) in [
-        ("--cert-file=a.pem", "--cert-file"),
-        ("--auto-tls", "--auto-tls"),
         ("--discovery-srv=example.com", "--discovery-srv"),
         ("--config-file=etcd.yml", "--config-file"),
         ("--feature-gates=SetMemberLocalAddr=true", "--feature-gates=SetMemberLocalAddr=true"),
-        ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
     ] {
         let told = format!("{what} is not supported by this version of quorate");
         assert_eq!(refused(&[argument]), Some(told));
