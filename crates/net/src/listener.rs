@@ -170,7 +170,8 @@ impl Accepted {
         match self.tls {
             None => Ok((stream, None)),
             Some(tls) => {
-                let (stream, identity) = tls.accept(stream, self.peer).await?;
+                // In a box, so that connections without TLS do not carry room for it.
+                let (stream, identity) = Box::pin(tls.accept(stream, self.peer)).await?;
                 Ok((stream, Some(identity)))
             }
         }

@@ -173,9 +173,7 @@ fn settings(
         let years = config.self_signed_cert_validity;
         let made = SelfMade { directory: &directory, hosts: &hosts, years };
         // Nothing else that was said of certificates counts beside it.
-        settings = made
-            .settings(report)
-            .map_err(|error| format!("failed to get {kind} self-signed certs: {error}"))?;
+        settings = made.settings(report).map_err(|error| error.to_string())?;
     }
     if !settings.is_empty() {
         log::info(match endpoint {

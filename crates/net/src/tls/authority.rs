@@ -55,7 +55,7 @@ impl Authority {
             (Source::File(path.to_owned(), reloaded), bundle)
         };
         let algorithms = algorithms.clone();
-        let trust = Trust::new(Arc::clone(&bundle), purpose, algorithms.clone(), UnixTime::now());
+        let trust = Trust::new(&bundle, purpose, algorithms.clone(), UnixTime::now());
         let now = Mutex::new((bundle, Arc::new(trust)));
         Ok(Self { source, purpose, algorithms, now, report })
     }
@@ -83,8 +83,7 @@ impl Authority {
         let time = UnixTime::now();
         let is_other = !Arc::ptr_eq(&bundle, &now.0) && bundle != now.0;
         if is_other || now.1.is_over(time) {
-            let trust =
-                Trust::new(Arc::clone(&bundle), self.purpose, self.algorithms.clone(), time);
+            let trust = Trust::new(&bundle, self.purpose, self.algorithms.clone(), time);
             *now = (bundle, Arc::new(trust));
         }
         Arc::clone(&now.1)

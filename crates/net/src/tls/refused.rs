@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base::calendar::DateTime;
 use rustls::pki_types::UnixTime;
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use super::certificate::Subject;
 
@@ -72,6 +72,12 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
+/// A refusal with a text of our own.
+pub(super) fn refusal(text: impl Into<String>, subject: Option<Subject>) -> Error {
+    let cause = Cause { text: text.into(), subject };
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(cause))))
+}
+
 fn inner(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
@@ -112,6 +118,8 @@ pub(super) fn words(error: &Error) -> String {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            // Clients have sent it since TLS 1.2.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
         ) => "tls: client offered only unsupported versions".to_owned(),
         Error::NoApplicationProtocol => {

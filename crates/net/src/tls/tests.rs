@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertifiedIssuer, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyUsagePurpose, NameConstraints, SanType, SerialNumber, date_time_ymd,
 };
 use tokio::net::UnixStream;
 
@@ -104,6 +104,26 @@ async fn an_authority_counts_in_its_time_and_for_its_purposes_alone() {
         shop.write("far.pem", chain + &between.pem());
         assert!(!shop.knock("far").await.is_served());
     }
+}
+
+#[tokio::test]
+async fn an_authority_signs_no_names_but_those_it_may() {
+    let shop = Shop::new();
+    let mut params = authority_params("named root");
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("else.example".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
+    let root = CertifiedIssuer::self_signed(params, key()).expect("an authority");
+    shop.write("ca.pem", root.pem() + &shop.root.pem());
+    shop.issue_by("foreign", leaf(), &root);
+    let met = shop.knock("foreign").await;
+    assert!(met.refusal().ends_with("is not authorized to sign for this name"), "{met:?}");
+    let mut own = leaf();
+    let name = "m.else.example".try_into().expect("a name");
+    own.subject_alt_names = vec![SanType::DnsName(name)];
+    shop.issue_by("own", own, &root);
+    assert!(shop.knock("own").await.is_served());
 }
 
 #[tokio::test]
@@ -250,7 +270,11 @@ async fn a_member_must_call_from_an_address_that_its_certificate_names() {
     let shop = Shop::new();
     let settings = Settings { checks_client_address: true, ..shop.settings("good") };
     let server = shop.server(&settings).expect("settings");
-    let with = |names: Vec<SanType>| CertificateParams { subject_alt_names: names, ..leaf() };
+    let with = |names: Vec<SanType>| {
+        let mut params = leaf();
+        params.subject_alt_names = names;
+        params
+    };
     let name = |name: &str| SanType::DnsName(name.try_into().expect("a name"));
     let address = |last| SanType::IpAddress([127, 0, 0, last].into());
     for (label, names, told) in [
@@ -406,11 +430,7 @@ fn settings_that_do_not_fit_are_refused_in_etcds_words() {
             ),
         ),
         (
-            Settings {
-                allowed_cns: words("a"),
-                allowed_hostnames: words("b"),
-                ..good.clone()
-            },
+            Settings { allowed_cns: words("a"), allowed_hostnames: words("b"), ..good.clone() },
             "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], \
              hostnames=[\"b\"])"
                 .to_owned(),
@@ -481,8 +501,8 @@ async fn doors_that_are_held_half_open_keep_nobody_out() {
     for _ in 0..HELD {
         let (near, far) = UnixStream::pair().expect("a pair");
         held.push(far);
-        let server = Arc::clone(&server);
-        tasks.spawn(async move { server.accept(Stream::Unix(near), PeerAddress::Unix).await });
+        let accepting = Arc::clone(&server);
+        tasks.spawn(async move { accepting.accept(Stream::Unix(near), PeerAddress::Unix).await });
         tokio::task::yield_now().await;
         assert!(server.waiting() <= 32);
     }
@@ -525,8 +545,7 @@ async fn a_member_makes_its_certificate_once_and_diallers_believe_it() {
     let again = made.settings(&shop.report()).expect("the same");
     assert_eq!(again, settings);
     assert_eq!(std::fs::read(&settings.cert_file).expect("a certificate"), pem);
-    let told =
-        ["automatically generate certificates", "created cert file", "created key file"];
+    let told = ["automatically generate certificates", "created cert file", "created key file"];
     assert_eq!(shop.told(), told);
     let never = SelfMade { years: 0, ..made }.settings(&shop.report()).expect_err("refused");
     assert!(never.to_string().contains("should be greater than 0"));

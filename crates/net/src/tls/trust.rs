@@ -20,10 +20,16 @@ use x509_parser::certificate::X509Certificate;
 
 use super::certificate::{self, Purpose, element};
 use super::names::Algorithms;
+use super::refused::refusal;
+
+/// What webpki calls an authority that signed a name which it may not sign, and Go's words for it.
+const NAME_CONSTRAINT: &str = "NameConstraintViolation";
+const FOREIGN_NAME: &str = "tls: failed to verify certificate: x509: a root or intermediate \
+                            certificate is not authorized to sign for this name";
 
 /// The authorities that are trusted at some time.
 pub(super) struct Trust {
-    bundle: Arc<Vec<CertificateDer<'static>>>,
+    bundle: Vec<Root>,
     /// Those that may vouch for a purpose now.
     store: Arc<RootCertStore>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
@@ -33,9 +39,15 @@ pub(super) struct Trust {
     good_until: i64,
 }
 
+/// A certificate of the bundle, and the name by which others call it their issuer.
+struct Root {
+    der: CertificateDer<'static>,
+    subject: Vec<u8>,
+}
+
 impl Trust {
     pub(super) fn new(
-        bundle: Arc<Vec<CertificateDer<'static>>>,
+        certificates: &[CertificateDer<'static>],
         purpose: Purpose,
         algorithms: Algorithms,
         now: UnixTime,
@@ -43,8 +55,11 @@ impl Trust {
         let seconds = seconds(now);
         let mut store = RootCertStore::empty();
         let mut good_until = i64::MAX;
-        for der in bundle.iter() {
+        let mut bundle = Vec::with_capacity(certificates.len());
+        for der in certificates {
             let Some(root) = certificate::parse(der) else { continue };
+            let subject = root.subject().as_raw().to_vec();
+            bundle.push(Root { der: der.clone(), subject });
             let validity = root.validity();
             for edge in [validity.not_before.timestamp(), validity.not_after.timestamp() + 1] {
                 if edge > seconds {
@@ -102,13 +117,14 @@ impl Trust {
         parsed: &X509Certificate<'_>,
         now: UnixTime,
     ) -> Option<Result<(), Error>> {
-        if self.bundle.iter().any(|root| root == leaf) {
+        if self.bundle.iter().any(|root| root.der == *leaf) {
             return Some(check(parsed, self.purpose, now));
         }
         let mut judgement = None;
-        for root in self.bundle.iter().filter_map(|der| certificate::parse(der)) {
-            let is_issuer = root.subject().as_raw() == parsed.issuer().as_raw()
-                && certificate::can_issue(&root)
+        let issuer = parsed.issuer().as_raw();
+        let namesakes = self.bundle.iter().filter(|root| root.subject == issuer);
+        for root in namesakes.filter_map(|root| certificate::parse(&root.der)) {
+            let is_issuer = certificate::can_issue(&root)
                 && !certificate::is_constrained(&root)
                 && is_signed(leaf, parsed, &root, self.algorithms.signatures().all);
             if !is_issuer {
@@ -135,7 +151,7 @@ impl Trust {
         if self.store.is_empty() {
             return Err(unknown);
         }
-        match self.purpose {
+        let judged = match self.purpose {
             Purpose::Client => {
                 let Some(clients) = &self.clients else { return Err(unknown) };
                 clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
@@ -147,7 +163,19 @@ impl Trust {
                 now,
                 self.algorithms.signatures().all,
             ),
-        }
+        };
+        judged.map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::Other(other))
+                if other.to_string() == NAME_CONSTRAINT =>
+            {
+                refusal(FOREIGN_NAME, None)
+            }
+            // A namesake of an authority signed it, or it is no leaf to webpki.
+            Error::InvalidCertificate(
+                CertificateError::BadSignature | CertificateError::Other(_),
+            ) => unknown,
+            other => other,
+        })
     }
 }
 

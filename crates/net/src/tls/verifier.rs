@@ -6,14 +6,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
     SignatureScheme,
 };
 
 use super::Settings;
 use super::certificate::{self, Subject};
 use super::names::Algorithms;
-use super::refused::Cause;
+use super::refused::refusal;
 use super::trust::{self, Trust};
 
 /// The names of which a certificate must have one.
@@ -45,11 +45,6 @@ impl Allowed {
             false => Err(refusal("client certificate authentication failed", Some(subject))),
         }
     }
-}
-
-fn refusal(text: impl Into<String>, subject: Option<Subject>) -> Error {
-    let cause = Cause { text: text.into(), subject };
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(cause))))
 }
 
 /// Judges clients.
