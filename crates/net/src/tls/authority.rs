@@ -112,3 +112,38 @@ fn machine_bundle() -> Bundle {
     let pem = file::contents(path).unwrap_or_default();
     CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect()
 }
+
+/// Something that is made of the authorities, and made anew when they are others.
+pub(super) struct Derived<T>(Mutex<Option<Made<T>>>);
+
+struct Made<T> {
+    trust: Option<Arc<Trust>>,
+    value: Arc<T>,
+}
+
+impl<T> Derived<T> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// What belongs to `trust`.
+    pub(super) fn get<E>(
+        &self,
+        trust: Option<Arc<Trust>>,
+        make: impl FnOnce(Option<&Arc<Trust>>) -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = made.as_ref() {
+            let is_same = match (&made.trust, &trust) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (before, now) => before.is_none() && now.is_none(),
+            };
+            if is_same {
+                return Ok(Arc::clone(&made.value));
+            }
+        }
+        let value = Arc::new(make(trust.as_ref())?);
+        *made = Some(Made { trust, value: Arc::clone(&value) });
+        Ok(value)
+    }
+}

@@ -1,7 +1,7 @@
 //! The dialling side.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::authority::Authority;
+use super::authority::{Authority, Derived};
 use super::certificate::Purpose;
 use super::keys::{Keys, Side};
 use super::names::Algorithms;
@@ -28,8 +28,7 @@ pub struct Client {
     allowed: Allowed,
     server_name: String,
     algorithms: Algorithms,
-    /// What holds for the authorities beside it.
-    config: Mutex<Option<(Option<Arc<Trust>>, Arc<ClientConfig>)>>,
+    config: Derived<ClientConfig>,
 }
 
 impl std::fmt::Debug for Client {
@@ -69,24 +68,18 @@ impl Client {
             allowed: Allowed::of(settings),
             server_name: settings.server_name.clone(),
             algorithms: algorithms.clone(),
-            config: Mutex::new(None),
+            config: Derived::new(),
         })
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
         let trust = self.authority.as_ref().map(Authority::current);
-        let mut kept = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, config)) = kept.as_ref() {
-            let is_same = match (before, &trust) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                (before, now) => before.is_none() && now.is_none(),
-            };
-            if is_same {
-                return Ok(Arc::clone(config));
-            }
-        }
+        self.config.get(trust, |trust| self.make_config(trust))
+    }
+
+    fn make_config(&self, trust: Option<&Arc<Trust>>) -> Result<ClientConfig, rustls::Error> {
         let verifier = Servers {
-            trust: trust.clone(),
+            trust: trust.cloned(),
             allowed: self.allowed.clone(),
             algorithms: self.algorithms.clone(),
         };
@@ -99,8 +92,6 @@ impl Client {
             Some(keys) => builder.with_client_cert_resolver(Arc::clone(keys) as _),
         };
         config.resumption = Resumption::disabled();
-        let config = Arc::new(config);
-        *kept = Some((trust, Arc::clone(&config)));
         Ok(config)
     }
 

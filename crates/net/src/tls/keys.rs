@@ -1,6 +1,6 @@
 //! A certificate and its key, as they are presented.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
@@ -27,6 +27,8 @@ pub(super) struct Keys {
     key_file: String,
     side: Side,
     report: Report,
+    /// Why there was nothing to present the last time that there was nothing.
+    failure: Mutex<String>,
 }
 
 impl Keys {
@@ -44,12 +46,15 @@ impl Keys {
         });
         files.read().value?;
         let (cert_file, key_file) = (cert_file.to_owned(), key_file.to_owned());
-        Ok(Self { files, cert_file, key_file, side, report })
+        Ok(Self { files, cert_file, key_file, side, report, failure: Mutex::default() })
     }
 
     /// What to present now.
     pub(super) fn current(&self) -> Result<Arc<CertifiedKey>, TlsError> {
         let read = self.files.read();
+        if let Err(error) = &read.value {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+        }
         if let (Err(error), true) = (&read.value, read.is_news) {
             let is_missing = error.0.ends_with("no such file or directory");
             let msg = match (self.side, is_missing) {
@@ -68,6 +73,11 @@ impl Keys {
             });
         }
         read.value
+    }
+
+    /// Why there was nothing to present the last time that there was nothing.
+    pub(super) fn failure(&self) -> String {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

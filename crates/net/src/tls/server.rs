@@ -1,6 +1,6 @@
 //! The accepting side.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -8,7 +8,7 @@ use rustls::server::{Acceptor, NoServerSessionStorage};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::authority::Authority;
+use super::authority::{Authority, Derived};
 use super::certificate::{self, Purpose, Subject};
 use super::keys::{Keys, Side};
 use super::names::Algorithms;
@@ -20,6 +20,9 @@ use super::waiting::Waiting;
 use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Report, Settings, TlsError, san};
 use crate::stream::{PeerAddress, Stream};
 
+/// What rustls says when our certificate cannot be read.
+const NOTHING_PRESENTED: &str = "no server certificate chain resolved";
+
 /// Makes connections of clients secure, and refuses those that may not be served.
 pub struct Server {
     keys: Arc<Keys>,
@@ -30,8 +33,7 @@ pub struct Server {
     checks_client_address: bool,
     algorithms: Algorithms,
     protocols: Vec<Vec<u8>>,
-    /// What holds for the authorities beside it.
-    config: Mutex<Option<(Option<Arc<Trust>>, Arc<ServerConfig>)>>,
+    config: Derived<ServerConfig>,
     waiting: Waiting,
     pub(super) handshake_timeout: Duration,
 }
@@ -73,7 +75,7 @@ impl Server {
             checks_client_address: settings.checks_client_address,
             algorithms: algorithms.clone(),
             protocols: protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
-            config: Mutex::new(None),
+            config: Derived::new(),
             waiting: Waiting::new(HANDSHAKES_MAX.min(places / 2)),
             handshake_timeout: HANDSHAKE_TIMEOUT,
         };
@@ -84,21 +86,14 @@ impl Server {
     /// What to do with a new connection.
     fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let trust = self.authority.as_ref().map(Authority::current);
-        let mut kept = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, config)) = kept.as_ref() {
-            let is_same = match (before, &trust) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                (before, now) => before.is_none() && now.is_none(),
-            };
-            if is_same {
-                return Ok(Arc::clone(config));
-            }
-        }
-        let wrong = |error: rustls::Error| TlsError(format!("tls: {error}"));
+        let made = self.config.get(trust, |trust| self.make_config(trust));
+        made.map_err(|error| TlsError(format!("tls: {error}")))
+    }
+
+    fn make_config(&self, trust: Option<&Arc<Trust>>) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.algorithms.provider))
-            .with_protocol_versions(&self.algorithms.versions)
-            .map_err(wrong)?;
-        let builder = match &trust {
+            .with_protocol_versions(&self.algorithms.versions)?;
+        let builder = match trust {
             None => builder.with_no_client_auth(),
             Some(trust) => builder.with_client_cert_verifier(Arc::new(Clients::new(
                 Arc::clone(trust),
@@ -106,13 +101,10 @@ impl Server {
                 self.algorithms.clone(),
             ))),
         };
-        let resolver: Arc<dyn rustls::server::ResolvesServerCert> = Arc::clone(&self.keys) as _;
-        let mut config = builder.with_cert_resolver(resolver);
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.keys) as _);
         config.alpn_protocols.clone_from(&self.protocols);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let config = Arc::new(config);
-        *kept = Some((trust, Arc::clone(&config)));
         Ok(config)
     }
 
@@ -145,10 +137,11 @@ impl Server {
         let config = self.config().map_err(|error| named(Refused::new(error.to_string())))?;
         match start.into_stream(config).await {
             Ok(stream) => Ok((stream, server_name)),
-            Err(error) => Err(named(match self.keys.current() {
-                Err(broken) => Refused::new(broken.to_string()),
-                Ok(_) => Refused::from(error),
-            })),
+            Err(error) => {
+                let refused = Refused::from(error);
+                let is_ours = refused.text.ends_with(NOTHING_PRESENTED);
+                Err(named(if is_ours { Refused::new(self.keys.failure()) } else { refused }))
+            }
         }
     }
 

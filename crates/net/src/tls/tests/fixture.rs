@@ -58,7 +58,7 @@ impl Shop {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let shop = Self { directory, root: authority("root"), notes: Arc::default() };
-        shop.write("ca.pem", &shop.root.pem());
+        shop.write("ca.pem", shop.root.pem());
         shop.issue("good", leaf());
         shop
     }
