@@ -3,6 +3,7 @@
 //! ```text
 //!  Listener ── accept ──► Gate (how many) ──► Lanes: one single-threaded runtime a core,
 //!   tcp, unix                                  a connection stays on its lane for life
+//!                                                └─ Accepted::open: TLS, where there is some
 //!
 //!  dns: where members are, by SRV records
 //! ```
@@ -13,9 +14,11 @@ pub mod dns;
 mod lanes;
 mod listener;
 mod stream;
+pub mod tls;
 pub mod url;
 
 pub use lanes::{Lane, Lanes};
 pub use listener::{Accepted, BindError, BindOptions, Gate, Listener, TooFewDescriptors};
 pub use stream::{PeerAddress, Stream};
+pub use tls::PeerIdentity;
 pub use url::{Scheme, Url, UrlError};

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::stream::{PeerAddress, Stream};
+use crate::tls::{self, PeerIdentity, Refused};
 use crate::url::Url;
 
 /// Connections the kernel may hold for us before they are accepted.
@@ -43,6 +44,7 @@ pub struct BindError {
 pub struct Listener {
     socket: Socket,
     address: String,
+    tls: Option<Arc<tls::Server>>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl Listener {
         let listener =
             bind().map_err(|error| fail(address.to_string(), format!("bind: {}", text(&error))))?;
         let address = listener.local_addr().unwrap_or(address).to_string();
-        Ok(Self { socket: Socket::Tcp(listener), address })
+        Ok(Self { socket: Socket::Tcp(listener), address, tls: None })
     }
 
     fn bind_unix(url: &Url) -> Result<Self, BindError> {
@@ -100,12 +102,23 @@ impl Listener {
             }
         }
         match UnixListener::bind(&path) {
-            Ok(listener) => Ok(Self { socket: Socket::Unix(listener), address: path }),
+            Ok(listener) => Ok(Self { socket: Socket::Unix(listener), address: path, tls: None }),
             Err(error) => {
                 let reason = format!("bind: {}", text(&error));
                 Err(BindError { network: "unix", address: path, reason })
             }
         }
+    }
+
+    /// From now on its connections are secured by this.
+    pub fn with_tls(mut self, tls: Arc<tls::Server>) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether its connections are encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Where it listens, with the port the system chose when 0 was asked for.
@@ -120,14 +133,17 @@ impl Listener {
             let accepted = match &self.socket {
                 Socket::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
                     stream.set_nodelay(true)?;
-                    Ok((Accepted::Tcp(stream.into_std()?), PeerAddress::Tcp(peer)))
+                    Ok((Raw::Tcp(stream.into_std()?), PeerAddress::Tcp(peer)))
                 }),
-                Socket::Unix(listener) => listener.accept().await.and_then(|(stream, _)| {
-                    Ok((Accepted::Unix(stream.into_std()?), PeerAddress::Unix))
-                }),
+                Socket::Unix(listener) => listener
+                    .accept()
+                    .await
+                    .and_then(|(stream, _)| Ok((Raw::Unix(stream.into_std()?), PeerAddress::Unix))),
             };
             match accepted {
-                Ok(accepted) => return Ok(accepted),
+                Ok((raw, peer)) => {
+                    return Ok((Accepted { raw, peer, tls: self.tls.clone() }, peer));
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) if is_shortage(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 Err(error) => return Err(error),
@@ -145,22 +161,36 @@ impl Drop for Listener {
     }
 }
 
-/// A connection that belongs to no runtime yet.
+/// A connection that belongs to no runtime yet, and that nobody has looked at.
 #[derive(Debug)]
-pub enum Accepted {
-    /// TCP.
+pub struct Accepted {
+    raw: Raw,
+    peer: PeerAddress,
+    tls: Option<Arc<tls::Server>>,
+}
+
+#[derive(Debug)]
+enum Raw {
     Tcp(std::net::TcpStream),
-    /// A socket file.
     Unix(std::os::unix::net::UnixStream),
 }
 
 impl Accepted {
-    /// Gives the connection to the runtime this is called in.
-    pub fn register(self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream)?),
-        })
+    /// Gives the connection to the runtime this is called in, and shakes hands where the listener
+    /// has TLS: there is no other way to its bytes. The identity is that of a connection with TLS.
+    pub async fn open(self) -> Result<(Stream, Option<PeerIdentity>), Refused> {
+        let stream = match self.raw {
+            Raw::Tcp(stream) => Stream::Tcp(tokio::net::TcpStream::from_std(stream)?),
+            Raw::Unix(stream) => Stream::Unix(tokio::net::UnixStream::from_std(stream)?),
+        };
+        match self.tls {
+            None => Ok((stream, None)),
+            Some(tls) => {
+                // In a box, so that connections without TLS do not carry room for it.
+                let (stream, identity) = Box::pin(tls.accept(stream, self.peer)).await?;
+                Ok((stream, Some(identity)))
+            }
+        }
     }
 }
 
@@ -178,7 +208,7 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// The system's words for an error, as Go prints them: lower case and without the number.
-fn text(error: &io::Error) -> String {
+pub(crate) fn text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -207,6 +237,11 @@ impl Gate {
         }
         let places = usize::try_from(limit - RESERVED_DESCRIPTORS).unwrap_or(usize::MAX);
         Ok(Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))))
+    }
+
+    /// How many places are free.
+    pub fn places(&self) -> usize {
+        self.0.available_permits()
     }
 
     /// Waits for a place; it is free again when the permit is dropped.

@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use net::{Scheme, Stream, Url};
+use net::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::connect::connect;
 use crate::timeouts;
 
 /// A future in a box, as the seams of this crate return them.
@@ -36,19 +36,11 @@ pub struct PlainDial;
 impl Dial for PlainDial {
     fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
         Box::pin(async move {
-            let stream = match url.scheme() {
-                Scheme::Http => {
-                    let stream = TcpStream::connect(url.authority()).await?;
-                    stream.set_nodelay(true)?;
-                    Stream::Tcp(stream)
-                }
-                Scheme::Unix => Stream::Unix(UnixStream::connect(url.socket_path()).await?),
-                Scheme::Https | Scheme::Unixs => {
-                    let text = format!("{url}: TLS between members is not configured");
-                    return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-                }
-            };
-            Ok(Box::new(stream) as Box<dyn Connection>)
+            if url.scheme().is_tls() {
+                let text = format!("{url}: TLS between members is not configured");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+            Ok(Box::new(connect(url, None).await?) as Box<dyn Connection>)
         })
     }
 }

@@ -14,15 +14,15 @@
 //! once, and what does not fit is dropped and told to raft. 2. Every queue, buffer and wait has
 //! its bound in [`limits`]. 3. Bytes of others are parsed; none can crash or bloat this process.
 //!
-//! *Absent.* TLS (see [`Dial`]), log lines (see [`Event`]), files (see [`SnapshotBody`]), and what
+//! *Absent.* The rules of TLS (`net`'s; see [`TlsDial`]), log lines (see [`Event`]), files (see [`SnapshotBody`]), and what
 //! members ask of each other beside raft on the serving side: that is `server`'s.
 //!
 //! *Contract.* `server/etcdserver/api/rafthttp` of etcd v3.7.1.
 
 pub mod client;
 pub mod codec;
+mod connect;
 mod dial;
-mod dial_from;
 mod event;
 #[cfg(test)]
 mod fuzz;
@@ -43,14 +43,15 @@ mod peer;
 mod pipeline;
 mod probing;
 mod reader;
+mod secure;
 mod sending;
 mod writer;
 
 pub use client::Client;
 pub use dial::{BoxFuture, Connection, Dial, PlainDial, WriteDeadline};
-pub use dial_from::DialFrom;
 pub use event::{Event, Level, Value};
 pub use handler::{Handler, ReceiveError, SnapshotReader};
+pub use secure::TlsDial;
 pub use serve::Body;
 pub use snapshot::SnapshotBody;
 pub use status::{Histogram, PeerFigures};

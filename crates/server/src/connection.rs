@@ -10,13 +10,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, Version};
+use http::{Response, Version, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use net::{PeerAddress, Stream};
+use net::{PeerAddress, PeerIdentity, Stream};
 use tokio::sync::watch;
 
 use crate::api::{Api, Phase};
@@ -95,15 +95,29 @@ impl Service {
     }
 
     /// Serves a connection to its end.
-    pub(crate) async fn serve(&self, stream: Stream, peer: PeerAddress, port: Port) {
+    pub(crate) async fn serve(
+        &self,
+        stream: Stream,
+        (peer, identity): (PeerAddress, Option<PeerIdentity>),
+        port: Port,
+    ) {
+        let is_tls = identity.is_some();
         let sockets = Sockets::default();
         let caller = Caller { peer, sockets: sockets.clone() };
-        let service = service_fn(|request| self.answer(request, &caller, port));
+        let service = service_fn(|mut request| {
+            if let Some(identity) = &identity {
+                // Whoever authorizes a request finds there who makes it.
+                request.extensions_mut().insert(identity.clone());
+            }
+            self.answer(request, &caller, port)
+        });
         let builder = self.builder.clone();
         let watched = || Pings::new(self.ping_interval_min);
         let (builder, pings) = match port {
             Port::Client => (builder, watched()),
             Port::Grpc => (builder.http2_only(), watched()),
+            // A handshake may have settled on HTTP/2, without gRPC.
+            Port::Http | Port::Metrics if is_tls => (builder, Pings::unwatched()),
             Port::Http | Port::Metrics => (builder.http1_only(), Pings::unwatched()),
         };
         let io = TokioIo::new(Guarded::new(stream, pings));
@@ -135,9 +149,23 @@ impl Service {
         async move {
             Ok(match port {
                 Port::Metrics => plain::serve(api, access, Offer::Metrics, request).await,
-                _ if request.version() == Version::HTTP_2 => grpc::serve(api, peer, request).await,
+                Port::Client | Port::Grpc if is_for_grpc(&request, port) => {
+                    grpc::serve(api, peer, request).await
+                }
                 _ => plain::serve(api, access, Offer::Client, request).await,
             })
         }
     }
+}
+
+/// Whether gRPC answers. Without TLS it has all of HTTP/2; with it, browsers speak that, too.
+fn is_for_grpc(request: &Request<Incoming>, port: Port) -> bool {
+    if request.version() != Version::HTTP_2 {
+        return false;
+    }
+    if port == Port::Grpc || request.extensions().get::<PeerIdentity>().is_none() {
+        return true;
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.contains("application/grpc"))
 }

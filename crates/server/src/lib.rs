@@ -37,6 +37,7 @@ mod observer;
 mod peer_port;
 mod plan;
 mod run;
+mod tls;
 mod trust;
 
 use std::io::Write;

@@ -9,8 +9,6 @@
 //! *Invariants.* 1. Connections live on a runtime of their own, where no client's request runs:
 //! heartbeats must not wait behind them. 2. A member that does not read loses its connection.
 //!
-//! *Absent.* TLS: `accept` is where it will be.
-//!
 //! *Contract.* `server/embed/etcd.go` and `server/etcdserver/api/etcdhttp/peer.go` of etcd v3.7.1.
 
 use std::convert::Infallible;
@@ -34,6 +32,7 @@ use crate::api::Api;
 use crate::grpc;
 use crate::http as plain;
 use crate::log;
+use crate::tls::{self, Endpoint};
 
 /// How long the head of a request may take, and a connection may be without one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -67,8 +66,8 @@ impl PeerPort {
         tokio::spawn(async move {
             loop {
                 let permit = gate.enter().await;
-                let accepted = match listener.accept().await {
-                    Ok((accepted, _)) => accepted,
+                let (accepted, peer) = match listener.accept().await {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         let address = listener.address();
                         // Only the first one ends the process.
@@ -78,8 +77,9 @@ impl PeerPort {
                 };
                 let port = Arc::clone(&port);
                 lane.spawn(async move {
-                    if let Ok(stream) = accepted.register() {
-                        port.serve(stream).await;
+                    match accepted.open().await {
+                        Ok((stream, _)) => port.serve(stream).await,
+                        Err(refused) => tls::log_refused(Endpoint::Peer, peer, &refused),
                     }
                     drop(permit);
                 });

@@ -10,7 +10,7 @@ use base::limits;
 use net::{Listener, Url};
 use node::CommitPace;
 use node::requests::compactor::Retention;
-use peer::{Dial, DialFrom, PlainDial};
+use peer::Dial;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::{bolt, wal};
@@ -152,10 +152,10 @@ fn commit_pace(config: &Config) -> CommitPace {
 }
 
 /// How other members are reached. The runtime is where it happens.
-pub(crate) fn network(config: &Config, runtime: Handle) -> Network {
+pub(crate) fn network(config: &Config, dial: Arc<dyn Dial>, runtime: Handle) -> Network {
     Network {
         urls: config.initial_advertise_peer_urls.clone(),
-        dial: dial(config),
+        dial,
         runtime,
         known: Vec::new(),
         version: peer::Version::ETCD,
@@ -164,9 +164,9 @@ pub(crate) fn network(config: &Config, runtime: Handle) -> Network {
 
 /// From which address other members are reached: with the gate for it, from the first one that this
 /// member advertises and others can reach.
-fn dial(config: &Config) -> Arc<dyn Dial> {
+pub(crate) fn local_address(config: &Config) -> Option<IpAddr> {
     if !config.gate("SetMemberLocalAddr") {
-        return Arc::new(PlainDial);
+        return None;
     }
     let urls = &config.initial_advertise_peer_urls;
     let local = urls
@@ -175,12 +175,12 @@ fn dial(config: &Config) -> Arc<dyn Dial> {
         .find(|address| !address.is_loopback() && !address.is_unspecified());
     if let Some(local) = local {
         log::info("setting member local address").text("LocalAddr", &local).emit();
-        return Arc::new(DialFrom { local });
+        return Some(local);
     }
     log::warn("unable to set a member local address due to lack of suitable local addresses")
         .texts("advertise-peer-urls", urls)
         .emit();
-    Arc::new(PlainDial)
+    None
 }
 
 /// What followed from other flags.
@@ -367,10 +367,13 @@ pub(crate) fn log_serving(listener: &Listener, port: Port) {
         Port::Http => "http",
         _ => "grpc+http",
     };
-    log::info("serving client traffic insecurely; this is strongly discouraged!")
-        .field("traffic", traffic)
-        .field("address", listener.address())
-        .emit();
+    log::info(match listener.is_tls() {
+        true => "serving client traffic securely",
+        false => "serving client traffic insecurely; this is strongly discouraged!",
+    })
+    .field("traffic", traffic)
+    .field("address", listener.address())
+    .emit();
 }
 
 /// The beginning and the end of a stop.

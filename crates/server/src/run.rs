@@ -36,6 +36,7 @@ use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
+use crate::tls::{self, Endpoint, Tls};
 use crate::{begin, cluster, damage, directory, discovery, duties, memory, notify, plan, trust};
 
 /// How long open requests have at the end.
@@ -177,7 +178,8 @@ impl Ground {
         peer::set_connection_timeouts(config.raft_read_timeout, config.raft_write_timeout);
         directory::warn_of_permissions(&config.data_dir);
         let gate = Gate::from_descriptor_limit().map_err(|error| text(&error))?;
-        let Bound { peers, clients } = bind(config)?;
+        let tls = Tls::prepare(config, gate.places())?;
+        let Bound { peers, clients } = bind(config, &tls)?;
         let is_initialized = plan::is_initialized(&Real, &directory)?;
         discovery::prepare(config, is_initialized, directory.wal()).await?;
         plan::log_start(config, &directory, is_initialized);
@@ -189,7 +191,7 @@ impl Ground {
             let lane = peer_lanes.next().clone();
             peer_port.accept(listener, gate.clone(), lane, failed.clone());
         }
-        let network = plan::network(config, peer_lanes.next().handle().clone());
+        let network = plan::network(config, tls.dial(config)?, peer_lanes.next().handle().clone());
         Ok(Self {
             directory,
             is_initialized,
@@ -343,7 +345,7 @@ async fn stop(phase: &watch::Sender<Phase>, all_closed: &mut mpsc::Receiver<()>,
     member.stop().await;
 }
 
-fn bind(config: &Config) -> Result<Bound, String> {
+fn bind(config: &Config, tls: &Tls) -> Result<Bound, String> {
     let clients = if config.listen_client_http_urls.is_empty() { Port::Client } else { Port::Grpc };
     let asked = [
         (&config.listen_client_urls, clients),
@@ -366,11 +368,18 @@ fn bind(config: &Config) -> Result<Bound, String> {
         .emit();
     let options = BindOptions { reuse_port: config.socket_reuse_port };
     let listen = |url: &Url| Listener::bind_with(url, options).map_err(|error| error.to_string());
-    let peers = config.listen_peer_urls.iter().map(listen).collect::<Result<_, _>>()?;
+    let for_peers = |url: &Url| tls.for_peers(listen(url)?, url);
+    let peers = config.listen_peer_urls.iter().map(for_peers).collect::<Result<_, _>>()?;
+    tls.check_clients(config)?;
     let mut clients = Vec::new();
     for (urls, port) in asked {
         for url in urls {
-            clients.push((listen(url)?, port));
+            let listener = listen(url)?;
+            let listener = match port {
+                Port::Metrics => tls.for_metrics(listener, url)?,
+                _ => tls.for_clients(listener, url)?,
+            };
+            clients.push((listener, port));
         }
     }
     Ok(Bound { peers, clients })
@@ -409,8 +418,11 @@ impl Front {
                 };
                 let (service, open) = (Arc::clone(&service), open.clone());
                 lanes.next().spawn(async move {
-                    if let Ok(stream) = accepted.register() {
-                        service.serve(stream, peer, port).await;
+                    match accepted.open().await {
+                        Ok((stream, identity)) => {
+                            service.serve(stream, (peer, identity), port).await;
+                        }
+                        Err(refused) => tls::log_refused(Endpoint::Client, peer, &refused),
                     }
                     drop((permit, open));
                 });

@@ -65,7 +65,8 @@ impl Config {
             let given = show_duration(self.compact_hash_check_time);
             return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
         }
-        self.check_built(bound)
+        self.check_tls()?;
+        self.check_built()
     }
 
     fn check_log(&self) -> Result<(), String> {
@@ -168,16 +169,12 @@ impl Config {
     }
 
     /// Refuses what etcd has and this version does not.
-    fn check_built(&self, bound: [&Vec<Url>; 4]) -> Result<(), String> {
+    fn check_built(&self) -> Result<(), String> {
         if let Some(reason) = &self.unbuilt {
             return Err(reason.clone());
         }
         if self.auth_token != "simple" {
             return Err(not_built(&format!("--auth-token={}", self.auth_token)));
-        }
-        let secure = bound.into_iter().flatten().find(|url| url.scheme().is_tls());
-        if let Some(url) = secure {
-            return Err(not_built(&format!("TLS ({url})")));
         }
         if self.log_outputs.iter().any(|output| output == "systemd/journal") {
             return Err(not_built("--log-outputs=systemd/journal"));

@@ -15,6 +15,7 @@
 
 mod check;
 mod check_bootstrap;
+mod check_tls;
 mod cluster;
 mod compaction;
 #[cfg(test)]

@@ -143,7 +143,6 @@ fn configurations_that_cannot_be_are_told_in_etcds_words() {
 fn what_is_not_built_is_refused_by_name_and_defaults_are_not() {
     let refused = |arguments: &[&str]| read(arguments, &[]).err().map(|told| told.to_string());
     for (argument, what) in [
-        ("--listen-peer-urls=https://127.0.0.1:1", "TLS (https://127.0.0.1:1)"),
         ("--auth-token=jwt,pub-key=a", "--auth-token=jwt,pub-key=a"),
         ("--enable-v2", "--enable-v2=true: the v2 API"),
         ("--proxy=readonly", "--proxy=readonly: the v2 proxy"),

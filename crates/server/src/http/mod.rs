@@ -54,7 +54,10 @@ pub(crate) async fn serve(
     if offer == Offer::Metrics {
         return route(&api, offer, &request).await;
     }
-    if let Some(refusal) = access.refuse(request.headers(), request.uri()) {
+    // With TLS the certificate has said whose name this is.
+    if request.extensions().get::<net::PeerIdentity>().is_none()
+        && let Some(refusal) = access.refuse(request.headers(), request.uri())
+    {
         return refusal;
     }
     let mut response = match *request.method() {

@@ -1,0 +1,104 @@
+//! A value that is read from files, and read again when they change.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::TlsError;
+use crate::listener::text;
+
+/// Bytes of a file of certificates, keys or revocations.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// A file that was written this short a time ago may be written again without a visible change.
+const RESTLESS: Duration = Duration::from_secs(2);
+
+/// How a file looks from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+/// What makes a value of the contents of the files.
+type Parse<T> = dyn Fn(&[Vec<u8>]) -> Result<T, TlsError> + Send + Sync;
+
+/// The value of some files.
+pub(super) struct Reloaded<T> {
+    paths: Vec<String>,
+    parse: Box<Parse<T>>,
+    last: Mutex<Option<Last<T>>>,
+}
+
+struct Last<T> {
+    stamps: Vec<Stamp>,
+    is_restless: bool,
+    value: Result<Arc<T>, TlsError>,
+}
+
+/// What reading gave.
+pub(super) struct Read<T> {
+    pub(super) value: Result<Arc<T>, TlsError>,
+    /// Whether it is another value, or another failure, than the time before.
+    pub(super) is_news: bool,
+}
+
+impl<T> Reloaded<T> {
+    pub(super) fn new(
+        paths: Vec<String>,
+        parse: impl Fn(&[Vec<u8>]) -> Result<T, TlsError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { paths, parse: Box::new(parse), last: Mutex::new(None) }
+    }
+
+    /// The value of the files as they are now.
+    pub(super) fn read(&self) -> Read<T> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = self.paths.iter().map(|path| stamp(path)).collect::<Result<Vec<_>, _>>();
+        let stamps = stamps.unwrap_or_default();
+        if let Some(last) = last.as_ref()
+            && !last.is_restless
+            && !stamps.is_empty()
+            && last.stamps == stamps
+        {
+            return Read { value: last.value.clone(), is_news: false };
+        }
+        let now = SystemTime::now();
+        let is_young =
+            |stamp: &Stamp| now.duration_since(stamp.modified).unwrap_or_default() < RESTLESS;
+        let is_restless = stamps.iter().any(is_young);
+        let contents = self.paths.iter().map(|path| contents(path)).collect::<Result<Vec<_>, _>>();
+        let value = contents.and_then(|contents| (self.parse)(&contents)).map(Arc::new);
+        let is_news = match (last.as_ref(), &value) {
+            (Some(Last { value: Err(before), .. }), Err(now)) => before != now,
+            (Some(last), Ok(_)) => last.value.is_err() || last.stamps != stamps,
+            _ => true,
+        };
+        *last = Some(Last { stamps, is_restless, value: value.clone() });
+        Read { value, is_news }
+    }
+}
+
+fn stamp(path: &str) -> std::io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok(Stamp { modified: metadata.modified()?, bytes: metadata.len(), inode: metadata.ino() })
+}
+
+/// What a file holds.
+pub(super) fn contents(path: &str) -> Result<Vec<u8>, TlsError> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) if bytes.len() as u64 > FILE_BYTES_MAX => {
+            Err(TlsError(format!("read {path}: more than {FILE_BYTES_MAX} bytes")))
+        }
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(TlsError(format!("open {path}: {}", text(&error)))),
+    }
+}
