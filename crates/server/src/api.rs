@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::config::{Config, FEATURE_GATES};
 use crate::member::Member;
 use crate::metrics::Metrics;
+use crate::trace::course;
 
 /// The etcd version that we are taken for.
 pub(crate) const VERSION: &str = "3.7.1";
@@ -32,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) quota_backend_bytes: i64,
     pub(crate) strict_reconfig_check: bool,
     pub(crate) warning_duration: Duration,
+    pub(crate) warning_apply_duration: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
@@ -55,6 +57,7 @@ impl Options {
             quota_backend_bytes: config.quota_backend_bytes,
             strict_reconfig_check: config.strict_reconfig_check,
             warning_duration: config.warning_unary_request_duration,
+            warning_apply_duration: config.warning_apply_duration,
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
@@ -136,7 +139,9 @@ impl Api {
         let (operation, began) = (Operation::of(&request), Instant::now());
         let proposal = self.member.propose(request);
         async move {
-            let answer = proposal.await.map(|answer| answer.response);
+            let answer = proposal.await;
+            course::note_proposal(began, answer.as_ref().ok().map(|answer| answer.steps));
+            let answer = answer.map(|answer| answer.response);
             if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
                 self.metrics.proposals_failed.increment();
             }
@@ -151,7 +156,9 @@ impl Api {
 
     /// Waits until the published view is as new as the cluster is now.
     pub(crate) async fn read_index(&self) -> Result<(), Rejected> {
+        let began = Instant::now();
         let confirmed = self.member.read_index().await;
+        course::note_confirmed(began);
         if confirmed.is_err() {
             self.metrics.reads_failed.increment();
         }

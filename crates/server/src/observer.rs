@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use base::MemberId;
 use peer::{Event, Value};
+use proto::raftpb::Entry;
 use store::Applied;
 use worker::bootstrap::{Forced, Identity};
 
 use crate::log;
 use crate::member::Observer;
 use crate::metrics::Metrics;
+use crate::trace::slow;
 
 /// Syncs and commits that take longer are told, as in etcd.
 const SLOW_DISK: Duration = Duration::from_secs(1);
@@ -36,14 +38,11 @@ impl Observer for Watcher {
         self.metrics.commit_seconds.observe(took);
     }
 
-    fn applied(&self, applied: &Applied, took: Duration) {
+    fn applied(&self, applied: &Applied, entry: &Entry, took: Duration) {
         self.metrics.applied(applied, took);
         if took > self.slow_apply {
             self.metrics.slow_applies.increment();
-            log::warn("apply request took too long")
-                .duration("took", took)
-                .duration("expected-duration", self.slow_apply)
-                .emit();
+            slow::log_apply(applied, entry, took, self.slow_apply);
         }
     }
 

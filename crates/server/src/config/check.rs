@@ -15,7 +15,7 @@ const ELECTION_MS_MAX: u64 = 50_000;
 impl Config {
     /// The reason why no member can be run with this, if there is one.
     pub(super) fn check(&self) -> Result<(), String> {
-        self.check_log()?;
+        crate::log::check(self)?;
         let bound = [
             &self.listen_peer_urls,
             &self.listen_client_urls,
@@ -50,24 +50,13 @@ impl Config {
             "" => return Err("undefined auto-compaction-mode".to_owned()),
             mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
         }
+        crate::trace::check(&self.tracing)?;
         self.check_gates()?;
         if self.compact_hash_check_time == Duration::ZERO {
             let given = show_duration(self.compact_hash_check_time);
             return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
         }
         self.check_built(bound)
-    }
-
-    fn check_log(&self) -> Result<(), String> {
-        match self.logger.as_str() {
-            "zap" => {}
-            "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
-            other => return Err(format!("unknown logger option {other:?}")),
-        }
-        if self.log_outputs.len() > 1 && self.log_outputs.iter().any(|output| output == "default") {
-            return Err("multi logoutput for \"default\" is not supported yet".to_owned());
-        }
-        Ok(())
     }
 
     fn check_times(&self) -> Result<(), String> {
@@ -124,9 +113,6 @@ impl Config {
         let secure = bound.into_iter().flatten().find(|url| url.scheme().is_tls());
         if let Some(url) = secure {
             return Err(not_built(&format!("TLS ({url})")));
-        }
-        if self.log_outputs.iter().any(|output| output == "systemd/journal") {
-            return Err(not_built("--log-outputs=systemd/journal"));
         }
         Ok(())
     }

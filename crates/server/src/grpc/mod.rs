@@ -31,12 +31,14 @@ pub(crate) mod method;
 mod range;
 mod reply;
 mod snapshot;
+mod stats;
 mod status;
 mod stream;
 mod txn;
 mod watch;
 pub(crate) mod wire;
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +50,8 @@ use net::PeerAddress;
 use node::requests::{Code, Rejected};
 
 use crate::api::Api;
+use crate::trace::course::{self, Course};
+use crate::trace::span::{self, Followed};
 pub(crate) use body::Body;
 use call::Call;
 use method::{Kind, Method};
@@ -80,10 +84,15 @@ pub(crate) async fn serve(
         Err(status) => return failure(&status),
     };
     let messages = Messages::new(body, encoding, api.options.receive_bytes_max);
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let followed = match method.info().kind {
+        Kind::Unary => span::begin(&head.headers, authority, method.info().path),
+        _ => None,
+    };
     let call = Call::new(api, method, peer, head.headers);
     let mut answer = pin!(async {
         match method.info().kind {
-            Kind::Unary => unary(call, messages, encoding).await,
+            Kind::Unary => unary(call, messages, encoding, followed).await,
             _ => Box::pin(streaming(call, messages, encoding)).await,
         }
     });
@@ -99,19 +108,32 @@ pub(crate) async fn serve(
     response
 }
 
-async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+async fn unary(
+    mut call: Call,
+    mut messages: Messages,
+    encoding: Encoding,
+    followed: Option<Box<Followed>>,
+) -> Response<Body> {
     let began = Instant::now();
+    let (mut message, mut course) = (Bytes::new(), Course::default());
     let answer = match messages.only().await {
-        Ok(message) => {
-            call.received(message.len());
-            answer(&mut call, message, encoding).await
+        Ok(received) => {
+            call.received(received.len());
+            // Shares the bytes: for those who ask afterwards what it was.
+            message = received.clone();
+            let mut asked = pin!(course::follow(answer(&mut call, received, encoding)));
+            let answer = asked.as_mut().await;
+            course = asked.take_value().map_or(course, Cell::into_inner);
+            answer
         }
         Err(status) => Err(status),
     };
     let took = began.elapsed();
-    if took > call.api.options.warning_duration {
-        call.log_slow(took);
-    }
+    stats::tell(
+        &call,
+        followed,
+        &stats::Finished { message: &message, answer: &answer, took, course },
+    );
     match answer {
         Ok(reply) => {
             call.sent(reply.len());
