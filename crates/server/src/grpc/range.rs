@@ -85,7 +85,7 @@ pub(super) async fn range(
     if took > api.options.warning_apply_duration {
         let told = answer.as_ref().map_err(|status| &*status.message).map(|reply| {
             let counted = Counted::of(reply).unwrap_or_default();
-            (counted.rows, reply.len() - counted.header)
+            (counted.rows, reply.len() - counted.identity)
         });
         slow::log_range(api, request, took, told);
     }

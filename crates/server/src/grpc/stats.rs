@@ -1,4 +1,5 @@
-//! What is told of a unary request after its end: a line when it was slow, a span when it is traced.
+//! What is told of a unary request after its end: a line when it was slow, a span when it is
+//! traced.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::trace::span::{Ended, Followed};
 
 /// Field numbers of answers.
 const HEADER: u64 = 1;
+const REVISION: u64 = 3;
 const KVS: u64 = 2;
 /// Keys deleted, or whether a transaction took its branch of success.
 const OUTCOME: u64 = 2;
@@ -24,8 +26,8 @@ const COUNT: u64 = 4;
 /// What an answer says of itself.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counted {
-    /// Bytes of its header, with what stands before them.
-    pub(super) header: usize,
+    /// Bytes of its header that say whose it is, and not at which revision.
+    pub(super) identity: usize,
     /// Keys with their values.
     pub(super) rows: i64,
     outcome: i64,
@@ -51,13 +53,13 @@ impl Counted {
 
     fn look(&mut self, mut rest: &[u8]) -> Option<()> {
         while rest.has_remaining() {
-            let before = rest.len();
             let tag = decode_varint(&mut rest).ok()?;
             let value = decode_varint(&mut rest).ok()?;
             match (tag >> 3, tag & 7) {
                 (field, 2) => {
-                    rest = rest.get(usize::try_from(value).ok()?..)?;
-                    self.header += if field == HEADER { before - rest.len() } else { 0 };
+                    let (body, after) = rest.split_at_checked(usize::try_from(value).ok()?)?;
+                    rest = after;
+                    self.identity += if field == HEADER { identity(body)? } else { 0 };
                     self.rows += i64::from(field == KVS);
                 }
                 (field, 0) => {
@@ -73,6 +75,18 @@ impl Counted {
         }
         Some(())
     }
+}
+
+/// Bytes of the numbers in a header but for the revision.
+fn identity(mut header: &[u8]) -> Option<usize> {
+    let mut bytes = 0;
+    while header.has_remaining() {
+        let before = header.len();
+        let tag = decode_varint(&mut header).ok()?;
+        decode_varint(&mut header).ok()?;
+        bytes += if tag >> 3 == REVISION { 0 } else { before - header.len() };
+    }
+    Some(bytes)
 }
 
 /// A unary request that has ended.
@@ -122,11 +136,15 @@ mod tests {
 
     #[test]
     fn an_answer_is_counted_by_its_fields() {
-        let header = Some(ResponseHeader { revision: 300, ..ResponseHeader::default() });
+        let header = Some(ResponseHeader {
+            cluster_id: u64::MAX >> 1,
+            revision: 300,
+            ..ResponseHeader::default()
+        });
         let row = KeyValue { key: "k".into(), ..KeyValue::default() };
         let range = RangeResponse { header, kvs: vec![row; 3], more: true, count: 900 };
         let counted = Counted::of(&Reply::of(&range)).expect("fields");
-        assert_eq!(counted, Counted { header: 5, rows: 3, outcome: 0, count: 900 });
+        assert_eq!(counted, Counted { identity: 10, rows: 3, outcome: 0, count: 900 });
         let deleted = DeleteRangeResponse { header, deleted: 7, ..Default::default() };
         assert_eq!(Counted::of(&Reply::of(&deleted)).expect("fields").outcome, 7);
         let txn = TxnResponse { header, succeeded: true, responses: vec![] };

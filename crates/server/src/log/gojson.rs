@@ -68,6 +68,11 @@ impl Scanner<'_> {
         Ok(*first)
     }
 
+    /// The next byte of what cannot end here. Go reads the end of the text as a space.
+    fn take_inside(&mut self) -> u8 {
+        self.take().unwrap_or(b' ')
+    }
+
     /// Reads a value, or as much of it as needs no end: what it opens is closed by the caller.
     fn value(&mut self) -> Result<(), String> {
         loop {
@@ -91,7 +96,7 @@ impl Scanner<'_> {
             return match first {
                 b'"' => self.string(),
                 b'-' => {
-                    let digit = self.take()?;
+                    let digit = self.take_inside();
                     if !digit.is_ascii_digit() {
                         return Err(unexpected(digit, "in numeric literal"));
                     }
@@ -122,11 +127,11 @@ impl Scanner<'_> {
         loop {
             match self.take()? {
                 b'"' => return Ok(()),
-                b'\\' => match self.take()? {
+                b'\\' => match self.take_inside() {
                     b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"' => {}
                     b'u' => {
                         for _ in 0..4 {
-                            let digit = self.take()?;
+                            let digit = self.take_inside();
                             if !digit.is_ascii_hexdigit() {
                                 let place = "in \\u hexadecimal character escape";
                                 return Err(unexpected(digit, place));
@@ -153,7 +158,7 @@ impl Scanner<'_> {
         }
         if self.rest.first() == Some(&b'.') {
             self.take()?;
-            let digit = self.take()?;
+            let digit = self.take_inside();
             if !digit.is_ascii_digit() {
                 return Err(unexpected(digit, "after decimal point in numeric literal"));
             }
@@ -161,9 +166,9 @@ impl Scanner<'_> {
         }
         if matches!(self.rest.first(), Some(b'e' | b'E')) {
             self.take()?;
-            let mut digit = self.take()?;
+            let mut digit = self.take_inside();
             if matches!(digit, b'+' | b'-') {
-                digit = self.take()?;
+                digit = self.take_inside();
             }
             if !digit.is_ascii_digit() {
                 return Err(unexpected(digit, "in exponent of numeric literal"));
@@ -175,7 +180,7 @@ impl Scanner<'_> {
 
     fn literal(&mut self, name: &str) -> Result<(), String> {
         for wanted in name.bytes().skip(1) {
-            let given = self.take()?;
+            let given = self.take_inside();
             if given != wanted {
                 let expecting = char::from(wanted);
                 let place = format!("in literal {name} (expecting '{expecting}')");
@@ -211,6 +216,10 @@ mod tests {
             ("\"\\x\"", "invalid character 'x' in string escape code"),
             ("\"\\u12x\"", "invalid character 'x' in \\u hexadecimal character escape"),
             ("\"\n\"", "invalid character '\\n' in string literal"),
+            ("tru", "invalid character ' ' in literal true (expecting 'e')"),
+            ("-", "invalid character ' ' in numeric literal"),
+            ("\"\\", "invalid character ' ' in string escape code"),
+            ("\"", "unexpected end of JSON input"),
             ("trux", "invalid character 'x' in literal true (expecting 'e')"),
             ("'a'", "invalid character '\\'' looking for beginning of value"),
         ] {

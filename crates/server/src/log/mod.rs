@@ -88,7 +88,7 @@ impl Format {
     /// Reads the value of `--log-format`.
     fn parse(text: &str) -> Option<Self> {
         match text {
-            "json" => Some(Self::Json),
+            "json" | "" => Some(Self::Json),
             "console" => Some(Self::Console),
             _ => None,
         }

@@ -80,7 +80,7 @@ impl Rules {
             match (name.as_str(), &value) {
                 (_, Value::Null) => {}
                 ("maxsize" | "maxage" | "maxbackups", Value::Number(number)) => {
-                    let told = || refused(&format!("number {number}"), "int");
+                    let told = || refused(&format!("number {}", spelled(text, number)), "int");
                     let number = number.as_i64().ok_or_else(told)?;
                     match name.as_str() {
                         "maxsize" => rules.size = number,
@@ -117,6 +117,15 @@ fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     }
+}
+
+/// A number that is no whole one of 64 bits, as the text spells it.
+fn spelled(text: &str, number: &serde_json::Number) -> String {
+    let is_part = |letter: char| letter.is_ascii_digit() || "+-.eE".contains(letter);
+    let is_it =
+        |token: &&str| token.parse::<i64>().is_err() && token.parse().ok() == number.as_f64();
+    let found = text.split(|letter| !is_part(letter)).find(is_it);
+    found.map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// Where no number is wanted, Go does not tell which one it was given.

@@ -90,8 +90,8 @@ impl Zone {
     }
 }
 
-/// Counts of a block, in the order of its header: UT and standard marks, leap seconds, times, types,
-/// letters; and the version.
+/// Counts of a block, in the order of its header: UT and standard marks, leap seconds, times,
+/// types, letters; and the version.
 fn header(block: &[u8]) -> Option<([usize; 6], u8)> {
     let rest = block.get(..HEADER)?.strip_prefix(b"TZif")?;
     let mut counts = [0; 6];

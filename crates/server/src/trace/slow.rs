@@ -1,7 +1,8 @@
 //! The lines of slow requests, with where their time went.
 //!
 //! *Contract.* The messages and fields of `server/etcdserver/txn/util.go` and
-//! `api/v3rpc/interceptor.go` of etcd v3.7.1; `queue`, `sync`, `quorum`, `apply` and `send` are ours.
+//! `api/v3rpc/interceptor.go` of etcd v3.7.1; `queue`, `sync`, `quorum`, `apply` and `send` are
+//! ours.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -73,8 +74,14 @@ pub(crate) fn log_range(
     api.metrics.slow_applies.increment();
     match answer {
         Ok(_) => line.emit(),
-        Err(error) => line.field("error", error).emit(),
+        Err(error) => line.field("error", bare(error)).emit(),
     }
+}
+
+/// What the store says, without what is put before it on the way to a client.
+fn bare(error: &str) -> &str {
+    let bare = error.strip_prefix("etcdserver: ").filter(|bare| bare.starts_with("mvcc:"));
+    bare.unwrap_or(error)
 }
 
 /// A transaction that only reads took long, with all that it waited for.
@@ -101,7 +108,7 @@ pub(crate) fn log_read_txn(
     api.metrics.slow_applies.increment();
     match answer {
         Ok(_) => line.emit(),
-        Err(error) => line.field("error", error).emit(),
+        Err(error) => line.field("error", bare(error)).emit(),
     }
 }
 

@@ -109,7 +109,7 @@ pub(crate) struct Ended<'a> {
 
 impl Followed {
     /// The call has ended: its spans are sent.
-    pub(crate) fn finish(mut self: Box<Self>, ended: &Ended<'_>) {
+    pub(crate) fn finish(mut self, ended: &Ended<'_>) {
         let Ended { message, course, code, reason } = ended;
         // What is refused before the member is asked has no span of its own inside.
         let is_asked = *code == 0
@@ -163,11 +163,11 @@ impl Followed {
         } else {
             Status::default()
         };
-        let remote = if self.parent.is_empty() { 0 } else { IS_REMOTE };
         let span = Span {
             span_id: self.span.to_vec().into(),
             parent_span_id: self.parent.clone().into(),
-            flags: SAMPLED | HAS_REMOTE | remote,
+            // So it is in etcd, also where there is no parent.
+            flags: SAMPLED | HAS_REMOTE | IS_REMOTE,
             name: method.to_owned(),
             kind: SpanKind::Server as i32,
             attributes,

@@ -155,7 +155,7 @@ fn compare(compare: &Compare) -> String {
             let size = i64::try_from(value.len()).unwrap_or(i64::MAX);
             fields.number("value_size", size);
             fields.bytes("range_end", &compare.range_end);
-            return format!("<{} >", fields.0);
+            return fields.0 + " ";
         }
         Some(TargetUnion::Version(number)) => fields.add("version", number),
         Some(TargetUnion::CreateRevision(number)) => fields.add("create_revision", number),
@@ -164,7 +164,7 @@ fn compare(compare: &Compare) -> String {
         None => &mut fields,
     };
     fields.bytes("range_end", &compare.range_end);
-    format!("{{{}}}", fields.0)
+    fields.0
 }
 
 fn operation(operation: &RequestOp) -> String {
@@ -184,9 +184,8 @@ pub(super) fn txn(request: &TxnRequest) -> String {
     let compares: Vec<_> = request.compare.iter().map(compare).collect();
     let operations = |list: &[RequestOp]| list.iter().map(operation).collect::<Vec<_>>().join(" ");
     let (success, failure) = (operations(&request.success), operations(&request.failure));
-    let mut text = format!("compare:{}", if compares.is_empty() { "<>" } else { "" });
-    text.push_str(&compares.join(" "));
-    text.push_str(&format!(" success:<{success}> failure:<{failure}>"));
+    let compares = compares.join(" ");
+    let text = format!("compare:<{compares}> success:<{success}> failure:<{failure}>");
     bounded(text)
 }
 
