@@ -13,13 +13,14 @@ use anyhow::{Context, Result};
 use crate::jsontable;
 
 /// The proto files that are compiled; what they import is found beside them.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "authpb.proto",
     "etcdserver.proto",
     "health.proto",
     "leasepb.proto",
     "membershippb.proto",
     "mvccpb.proto",
+    "otlp.proto",
     "raft_internal.proto",
     "raftpb.proto",
     "rpc.proto",
@@ -31,16 +32,23 @@ const FILES: [&str; 14] = [
 ];
 
 /// Proto package and the Rust path of its messages, for the services that refer to them.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     (".etcdserverpb", "::proto::etcdserverpb"),
     (".grpc.health.v1", "::proto::health"),
     (".mvccpb", "::proto::mvccpb"),
+    (".opentelemetry.proto.collector.trace.v1", "::proto::otlp"),
     (".v3electionpb", "::proto::v3electionpb"),
     (".v3lockpb", "::proto::v3lockpb"),
 ];
 
 /// Packages with services.
-const SERVICES: [&str; 4] = ["etcdserverpb", "grpc.health.v1", "v3electionpb", "v3lockpb"];
+const SERVICES: [&str; 5] = [
+    "etcdserverpb",
+    "grpc.health.v1",
+    "opentelemetry.proto.collector.trace.v1",
+    "v3electionpb",
+    "v3lockpb",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").into()

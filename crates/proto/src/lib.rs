@@ -35,6 +35,11 @@ package!(health, "grpc.health.v1", "The standard gRPC health service.");
 package!(leasepb, "leasepb", "Rows of the `lease` bucket, and lease queries between members.");
 package!(membershippb, "membershippb", "Membership requests inside the replicated log.");
 package!(mvccpb, "mvccpb", "Key-value rows and change events.");
+package!(
+    otlp,
+    "opentelemetry.proto.collector.trace.v1",
+    "Spans, as a collector of traces is sent them."
+);
 package!(raftpb, "raftpb", "Consensus messages, entries and snapshots.");
 package!(snappb, "snappb", "The envelope of a `.snap` file.");
 package!(v3electionpb, "v3electionpb", "The election service.");

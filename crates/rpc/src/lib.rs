@@ -17,5 +17,6 @@ macro_rules! services {
 
 services!(etcdserverpb, "etcdserverpb", "KV, Watch, Lease, Cluster, Maintenance and Auth.");
 services!(health, "grpc.health.v1", "The standard gRPC health service.");
+services!(otlp, "opentelemetry.proto.collector.trace.v1", "What a collector of traces is sent.");
 services!(v3electionpb, "v3electionpb", "Election.");
 services!(v3lockpb, "v3lockpb", "Lock.");

@@ -17,6 +17,7 @@ use crate::http::Scrapes;
 use crate::live::Live;
 use crate::member::Member;
 use crate::metrics::Metrics;
+use crate::trace::course;
 
 /// The etcd version that we are taken for.
 pub(crate) const VERSION: &str = "3.7.1";
@@ -159,7 +160,9 @@ impl Api {
         let (operation, began) = (Operation::of(&request), Instant::now());
         let proposal = self.member.propose(request);
         async move {
-            let answer = proposal.await.map(|answer| answer.response);
+            let answer = proposal.await;
+            course::note_proposal(began, answer.as_ref().ok().map(|answer| answer.steps));
+            let answer = answer.map(|answer| answer.response);
             if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
                 self.metrics.proposals_failed.increment();
             }
@@ -174,7 +177,9 @@ impl Api {
 
     /// Waits until the published view is as new as the cluster is now.
     pub(crate) async fn read_index(&self) -> Result<(), Rejected> {
+        let began = Instant::now();
         let confirmed = self.member.read_index().await;
+        course::note_confirmed(began);
         if confirmed.is_err() {
             self.metrics.reads_failed.increment();
         }

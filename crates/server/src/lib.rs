@@ -38,6 +38,7 @@ mod peer_port;
 mod plan;
 mod run;
 mod tls;
+mod trace;
 mod trust;
 
 use std::io::Write;
@@ -63,8 +64,13 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let code = match config::from_command_line(arguments, &environment) {
         Ok(Outcome::Serve(config, notices)) => {
             log_notices(&notices);
-            plan::log_warnings(&config);
-            run::run(*config)
+            match log::configure(&config) {
+                Ok(()) => {
+                    plan::log_warnings(&config);
+                    run::run(*config)
+                }
+                Err(reason) => log_refusal(&Refusal::Config(reason)),
+            }
         }
         Ok(Outcome::Version) => {
             say(&mut std::io::stdout(), &version());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base::MemberId;
 use peer::{Event, Value};
+use proto::raftpb::Entry;
 use store::Applied;
 use worker::bootstrap::{Forced, Identity};
 
@@ -12,6 +13,7 @@ use crate::live::Live;
 use crate::log;
 use crate::member::Observer;
 use crate::metrics::Metrics;
+use crate::trace::slow;
 
 /// Syncs and commits that take longer are told, as in etcd.
 const SLOW_DISK: Duration = Duration::from_secs(1);
@@ -37,15 +39,12 @@ impl Observer for Watcher {
         self.metrics.commit_seconds.observe(took);
     }
 
-    fn applied(&self, applied: &Applied, took: Duration) {
+    fn applied(&self, applied: &Applied, entry: &Entry, took: Duration) {
         self.metrics.applied(applied, took);
         let expected = self.live.slow_apply();
         if took > expected {
             self.metrics.slow_applies.increment();
-            log::warn("apply request took too long")
-                .duration("took", took)
-                .duration("expected-duration", expected)
-                .emit();
+            slow::log_apply(applied, entry, took, expected);
         }
     }
 

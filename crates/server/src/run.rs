@@ -31,13 +31,15 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::connection::{Port, Service};
 use crate::live::{Hangups, Live};
-use crate::log::{self, Level};
+use crate::log;
 use crate::member::{Member, Network};
 use crate::metrics::Metrics;
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
 use crate::tls::{self, Endpoint, Tls};
-use crate::{begin, cluster, damage, directory, discovery, duties, memory, notify, plan, trust};
+use crate::{
+    begin, cluster, damage, directory, discovery, duties, memory, notify, plan, trace, trust,
+};
 
 /// How long open requests have at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -69,11 +71,6 @@ struct Bound {
 
 /// Runs a member with this configuration until its end.
 pub(crate) fn run(mut config: Config) -> ExitCode {
-    if let Some(level) = Level::parse(&config.log_level)
-        && let Err(error) = log::configure(level, &config.log_outputs)
-    {
-        return fail(&format!("cannot open --log-outputs: {error}"));
-    }
     let arguments: Vec<String> = std::env::args().collect();
     log::info("Running: ").field("args", &arguments).emit();
     plan::log_derived(&config.derive(), &config);
@@ -146,6 +143,7 @@ async fn serve(config: &mut Config) -> Result<End, String> {
         begun = begin::begin(config, &client, ground.is_initialized) => begun?,
         (number, name) = signals.next() => return Ok(signalled(number, name)),
     };
+    trace::start(config);
     let live = Arc::clone(&ground.live);
     let running = ground.start(config, begun).await?;
     tokio::spawn(hangups.follow(config.clone(), live, Arc::clone(&running.api.store)));
@@ -305,6 +303,7 @@ impl Running {
         plan::log_closing(config, "closing etcd server");
         tokio::select! {
             () = stop(&phase, &mut all_closed, &member) => {
+                trace::stop().await;
                 plan::log_closing(config, "closed etcd server");
             }
             // A worker that cannot write any more does not report that it has stopped.

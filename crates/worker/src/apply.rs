@@ -24,7 +24,7 @@ pub trait Listener {
     /// A change of the members is applied, or has been refused; the members after it.
     fn conf_changed(&mut self, _: RequestId, _: Result<Vec<Member>, ConfChangeError>) {}
     /// An entry of the log is done with; its answer comes after this, if it has one.
-    fn applied(&mut self, _applied: &Applied) {}
+    fn applied(&mut self, _applied: &Applied, _entry: &Entry) {}
     /// Something did not fit this member's quota: it is to raise the alarm.
     fn out_of_space(&mut self);
 }
@@ -106,7 +106,7 @@ impl ApplyWorker {
         for entry in entries {
             let applied = self.store.apply(entry, now)?;
             index = applied.index;
-            listener.applied(&applied);
+            listener.applied(&applied, entry);
             force_snapshot |= applied.force_snapshot;
             if let Some(changed) = &applied.conf_change {
                 conf_changes.push(changed.change.clone());

@@ -5,15 +5,11 @@
 use std::time::Duration;
 
 use net::Url;
-use serde_json::Value;
 
-use super::{Config, keys, show_duration};
+use super::{Config, show_duration};
 
 /// The longest election timeout, in milliseconds.
 const ELECTION_MS_MAX: u64 = 50_000;
-
-/// Traces are sampled of so many.
-const SAMPLING_MAX: i64 = 1_000_000;
 
 impl Config {
     /// The reason why no member can be run with this, if there is one.
@@ -23,7 +19,7 @@ impl Config {
                         \"proxy\""
                 .to_owned());
         }
-        self.check_log()?;
+        crate::log::check(self)?;
         let bound = [
             &self.listen_peer_urls,
             &self.listen_client_urls,
@@ -59,7 +55,7 @@ impl Config {
             "" => return Err("undefined auto-compaction-mode".to_owned()),
             mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
         }
-        self.check_tracing()?;
+        crate::trace::check(&self.tracing)?;
         self.check_gates()?;
         if self.compact_hash_check_time == Duration::ZERO {
             let given = show_duration(self.compact_hash_check_time);
@@ -67,63 +63,6 @@ impl Config {
         }
         self.check_tls()?;
         self.check_built()
-    }
-
-    fn check_log(&self) -> Result<(), String> {
-        match self.logger.as_str() {
-            "zap" => {}
-            "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
-            other => return Err(format!("unknown logger option {other:?}")),
-        }
-        if self.log_outputs.len() > 1 && self.log_outputs.iter().any(|output| output == "default") {
-            return Err("multi logoutput for \"default\" is not supported yet".to_owned());
-        }
-        if self.enable_log_rotation {
-            self.check_rotation()?;
-        }
-        match self.log_format.as_str() {
-            "json" | "console" => Ok(()),
-            other => Err(format!("unknown log format: {other}, supported values json, console")),
-        }
-    }
-
-    fn check_rotation(&self) -> Result<(), String> {
-        let is_file =
-            |output: &&String| !matches!(output.as_str(), "default" | "stderr" | "stdout");
-        let files = self.log_outputs.iter().filter(is_file).count();
-        if files > 1 || (files == 0 && self.log_outputs.len() <= 1) {
-            return Err("--log-outputs requires a single file path when \
-                        --log-rotate-config-json is defined"
-                .to_owned());
-        }
-        let asked: Value = serde_json::from_str(&self.log_rotation_config_json)
-            .map_err(|error| format!("improperly formatted log rotation config: {error}"))?;
-        let mismatch = |given: &Value, what: &str, is: &str| {
-            format!(
-                "invalid log rotation config: json: cannot unmarshal {} into Go {what} of type {is}",
-                keys::kind(given)
-            )
-        };
-        let Value::Object(asked) = &asked else {
-            return match asked {
-                Value::Null => Ok(()),
-                other => Err(mismatch(&other, "value", "embed.logRotationConfig")),
-            };
-        };
-        for (key, value) in asked {
-            let key = key.to_ascii_lowercase();
-            let (is_right, is) = match key.as_str() {
-                "maxsize" | "maxage" | "maxbackups" => (value.is_i64(), "int"),
-                "localtime" | "compress" => (value.is_boolean(), "bool"),
-                "filename" => (value.is_string(), "string"),
-                _ => continue,
-            };
-            if !is_right && !value.is_null() {
-                let field = format!("struct field logRotationConfig.Logger.{key}");
-                return Err(mismatch(value, &field, is));
-            }
-        }
-        Ok(())
     }
 
     fn check_times(&self) -> Result<(), String> {
@@ -149,16 +88,6 @@ impl Config {
         Ok(())
     }
 
-    fn check_tracing(&self) -> Result<(), String> {
-        let reason = match self.tracing.sampling_rate {
-            _ if !self.tracing.enabled => return Ok(()),
-            ..0 => "tracing sampling rate must be positive".to_owned(),
-            0..=SAMPLING_MAX => return Ok(()),
-            _ => format!("tracing sampling rate must be less than {SAMPLING_MAX}"),
-        };
-        Err(format!("distributed tracing configurition is not valid: ({reason})"))
-    }
-
     fn check_gates(&self) -> Result<(), String> {
         if self.gate("LeaseCheckpointPersist") && !self.gate("LeaseCheckpoint") {
             return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature \
@@ -175,9 +104,6 @@ impl Config {
         }
         if self.auth_token != "simple" {
             return Err(not_built(&format!("--auth-token={}", self.auth_token)));
-        }
-        if self.log_outputs.iter().any(|output| output == "systemd/journal") {
-            return Err(not_built("--log-outputs=systemd/journal"));
         }
         Ok(())
     }

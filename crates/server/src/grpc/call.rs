@@ -1,7 +1,6 @@
 //! One call: who made it, what all calls are checked for, and its place in the metrics.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base::MemberId;
 use bytes::Bytes;
@@ -14,7 +13,6 @@ use super::method::{Kind, Method};
 use super::status::Status;
 use super::wire::decode;
 use crate::api::Api;
-use crate::log;
 
 /// The number of code Canceled.
 const CANCELED: usize = 1;
@@ -121,15 +119,9 @@ impl Call {
         }
     }
 
-    /// Tells of a request that took long.
-    pub(super) fn log_slow(&self, took: Duration) {
-        log::warn("request stats")
-            .duration("time spent", took)
-            .text("remote", &self.peer)
-            .field("response type", self.method.info().path)
-            .field("request size", &self.request_bytes)
-            .field("response size", &self.answer_bytes)
-            .emit();
+    /// Who made it.
+    pub(super) fn peer(&self) -> &PeerAddress {
+        &self.peer
     }
 }
 

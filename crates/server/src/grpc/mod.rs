@@ -33,12 +33,14 @@ mod range;
 mod reply;
 mod snapshot;
 mod source;
+mod stats;
 mod status;
 mod stream;
 pub(crate) mod txn;
 mod watch;
 pub(crate) mod wire;
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +51,8 @@ use net::PeerAddress;
 use node::requests::{Code, Rejected};
 
 use crate::api::Api;
+use crate::trace::course::{self, Course};
+use crate::trace::span::{self, Followed};
 pub(crate) use body::{Body, Item};
 use call::Call;
 use method::{Kind, Method};
@@ -83,10 +87,15 @@ pub(crate) async fn serve<B: Into<Source>>(
         Err(status) => return failure(&status),
     };
     let messages = Messages::new(body.into(), encoding, api.options.receive_bytes_max);
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let followed = match method.info().kind {
+        Kind::Unary => span::begin(&head.headers, authority, method.info().path),
+        _ => None,
+    };
     let call = Call::new(api, method, peer, head.headers);
     let mut answer = pin!(async {
         match method.info().kind {
-            Kind::Unary => unary(call, messages, encoding).await,
+            Kind::Unary => unary(call, messages, encoding, followed).await,
             _ => Box::pin(streaming(call, messages, encoding)).await,
         }
     });
@@ -102,19 +111,30 @@ pub(crate) async fn serve<B: Into<Source>>(
     response
 }
 
-async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+async fn unary(
+    mut call: Call,
+    mut messages: Messages,
+    encoding: Encoding,
+    followed: Option<Box<Followed>>,
+) -> Response<Body> {
     let began = Instant::now();
-    let answer = match messages.only().await {
-        Ok(message) => {
-            call.received(message.len());
-            answer(&mut call, message, encoding).await
+    let (answer, course, message) = match messages.only().await {
+        Ok(received) => {
+            call.received(received.len());
+            // Shares the bytes: for those who ask afterwards what it was.
+            let message = received.clone();
+            let mut asked = pin!(course::follow(answer(&mut call, received, encoding)));
+            let answer = asked.as_mut().await;
+            (answer, asked.take_value().map_or_else(Course::default, Cell::into_inner), message)
         }
-        Err(status) => Err(status),
+        Err(status) => (Err(status), Course::default(), Bytes::new()),
     };
     let took = began.elapsed();
-    if took > call.api.options.live.slow_request() {
-        call.log_slow(took);
-    }
+    stats::tell(
+        &call,
+        followed,
+        &stats::Finished { message: &message, answer: &answer, took, course },
+    );
     match answer {
         Ok(reply) => {
             call.sent(reply.len());
@@ -269,6 +289,6 @@ mod tests {
     fn a_wait_stays_small() {
         // It is moved three times in its life, for every request.
         let bytes = size_of_wait(serve::<hyper::body::Incoming>);
-        assert!(bytes <= 2_560, "{bytes} bytes");
+        assert!(bytes <= 2_688, "{bytes} bytes");
     }
 }

@@ -22,9 +22,11 @@ use store::{RangeSummary, ReadError, View};
 
 use super::long;
 use super::reply::{Reply, Rows};
+use super::stats::Counted;
 use super::status::Status;
 use super::stream::Stream;
 use crate::api::Api;
+use crate::trace::slow;
 
 /// What a lane reads for one request before the pool takes over.
 const SLICE_ROWS: usize = 1_000;
@@ -78,7 +80,15 @@ pub(super) async fn range(
     check_range(request)?;
     let asked = Instant::now();
     let answer = range_checked(api, request, is_plain).await;
-    api.metrics.read_seconds.observe(answer.is_ok(), asked.elapsed());
+    let took = asked.elapsed();
+    api.metrics.read_seconds.observe(answer.is_ok(), took);
+    if took > api.options.live.slow_apply() {
+        let told = answer.as_ref().map_err(|status| &*status.message).map(|reply| {
+            let counted = Counted::of(reply).unwrap_or_default();
+            (counted.rows, reply.len() - counted.identity)
+        });
+        slow::log_range(api, request, took, told);
+    }
     answer
 }
 

@@ -13,6 +13,7 @@ use super::kv::mismatched;
 use super::status::Status;
 use super::wire::unparseable;
 use crate::api::Api;
+use crate::trace::slow;
 
 /// Transactions inside each other from which on Go's decoder gives up: it takes 10,000 levels of
 /// messages, and a nested transaction is two.
@@ -48,6 +49,16 @@ pub(crate) async fn txn(api: &Api, request: TxnRequest) -> Result<TxnResponse, S
 }
 
 async fn read(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {
+    let asked = Instant::now();
+    let answer = read_checked(api, request).await;
+    let took = asked.elapsed();
+    if took > api.options.live.slow_apply() {
+        slow::log_read_txn(api, request, took, answer.as_ref().map_err(|status| &*status.message));
+    }
+    answer
+}
+
+async fn read_checked(api: &Api, request: &TxnRequest) -> Result<TxnResponse, Status> {
     if !is_serializable(request) {
         api.read_index().await?;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base::{Clock, MemberId};
 use node::{CommitPace, NodeConfig};
 use proto::membershippb::Attributes;
+use proto::raftpb::Entry;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use store::{Applied, StoreOptions};
@@ -149,7 +150,7 @@ pub trait Observer: Send + Sync {
     /// The database was committed.
     fn database_committed(&self, took: Duration);
     /// An entry is applied.
-    fn applied(&self, applied: &Applied, took: Duration);
+    fn applied(&self, applied: &Applied, entry: &Entry, took: Duration);
     /// A snapshot is on disk.
     fn snapshot_saved(&self, index: u64);
     /// A compaction has removed its rows.

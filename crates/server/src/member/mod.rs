@@ -22,6 +22,7 @@ mod config;
 mod inbox;
 mod network;
 mod threads;
+mod timeline;
 mod waiters;
 
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub use config::{Beginning, MemberConfig, Observer};
 use inbox::Inbox;
 pub use network::Network;
 use network::{Mailbox, Outlet, Received};
+use timeline::Timeline;
+pub use timeline::{Spent, Steps};
 use waiters::Waiters;
 
 /// Major and minor of the etcd version that this server is.
@@ -87,6 +90,7 @@ impl Links {
             logging: Busy::default(),
             committing: Busy::default(),
             received: Received::default(),
+            timeline: Timeline::default(),
             elected: Mutex::default(),
             published: watch::Sender::new(false),
             removed: watch::Sender::new(false),
@@ -101,6 +105,8 @@ impl Links {
 pub struct Answer {
     /// Its outcome; the header has the revision only.
     pub response: Response,
+    /// When it was committed and applied.
+    pub steps: Steps,
 }
 
 /// A handle on a running member. Clones are cheap.
@@ -124,7 +130,7 @@ struct Inner {
 /// What the threads and the handles share.
 struct Links {
     inbox: Inbox<Input>,
-    proposals: Waiters<Result<Response, Rejected>>,
+    proposals: Waiters<Result<Answer, Rejected>>,
     conf_changes: Waiters<Result<Vec<store::Member>, Rejected>>,
     tickets: Waiters<Result<(), Rejected>>,
     progress: Waiters<Option<Progress>>,
@@ -141,6 +147,7 @@ struct Links {
     committing: Busy,
     /// What other members have waiting in the inbox.
     received: Received,
+    timeline: Timeline,
     /// When this member was elected last.
     elected: Mutex<Option<Instant>>,
     published: watch::Sender<bool>,
@@ -278,6 +285,11 @@ impl Member {
         self.0.request_timeout
     }
 
+    /// Where the time of a proposal went that was offered then, and has ended now.
+    pub fn spent(&self, offered: Moment, steps: Option<Steps>, now: Moment) -> Spent {
+        self.0.links.timeline.spent(offered, steps, now)
+    }
+
     /// How many proposals wait for their answer.
     pub fn proposals_pending(&self) -> usize {
         self.0.links.proposals.len()
@@ -304,7 +316,7 @@ impl Member {
         let answer = links.proposals.wait(id.get());
         self.send(Input::Propose { id, data }).inspect_err(|_| self.forget(id))?;
         match tokio::time::timeout(self.0.request_timeout, answer).await {
-            Ok(Ok(result)) => result.map(|response| Answer { response }),
+            Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Rejected::Stopped),
             Err(_) => {
                 self.forget(id);

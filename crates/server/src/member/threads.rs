@@ -17,14 +17,14 @@ use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use proto::membershippb::Attributes;
-use proto::raftpb::Snapshot;
+use proto::raftpb::{Entry, Snapshot};
 use store::{Applied, ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use super::inbox::Inbox;
 use super::network::Outlet;
-use super::{Links, MemberConfig, Observer};
+use super::{Links, MemberConfig, Observer, Steps};
 
 /// Rounds in which effects may follow from effects; each consumes what it acts on.
 const ROUNDS_MAX: usize = 64;
@@ -45,7 +45,8 @@ pub(super) struct Parts {
 
 struct Lanes {
     log: Inbox<LogEffect>,
-    apply: Inbox<ApplyEffect>,
+    /// Each with the moment when it was handed over.
+    apply: Inbox<(Moment, ApplyEffect)>,
     commit: Inbox<CommitEffect>,
 }
 
@@ -93,6 +94,7 @@ pub(super) fn spawn(
             member: node.member,
             observer: Arc::clone(&observer),
             begun: clock.now(),
+            committed: clock.now(),
             alarmed: None,
             changed: Vec::new(),
         },
@@ -185,7 +187,7 @@ fn pump(
             let status = node.status();
             links.is_alone.store(status.is_alone, Ordering::Release);
             *links.status.lock() = status;
-            is_stopped |= dispatch(effects, links, lanes, out);
+            is_stopped |= dispatch(effects, links, lanes, out, clock);
         }
         let status = node.status();
         links.term.store(status.term.get(), Ordering::Relaxed);
@@ -207,6 +209,7 @@ fn pump(
         let now = clock.now();
         node.handle(Input::Tick { now });
         links.ticked.store(now.as_nanos(), Ordering::Relaxed);
+        links.timeline.note_taken(now);
         for input in inputs {
             if let Input::Message(message) = &input {
                 links.received.taken(message);
@@ -225,7 +228,7 @@ fn pump(
 }
 
 /// True when the node has stopped.
-fn dispatch(effects: Effects, links: &Links, lanes: &Lanes, out: &Out) -> bool {
+fn dispatch(effects: Effects, links: &Links, lanes: &Lanes, out: &Out, clock: &dyn Clock) -> bool {
     // First of all: they travel while the own log is written.
     out.outlet.send(effects.send);
     for snapshot in effects.snapshots {
@@ -234,8 +237,11 @@ fn dispatch(effects: Effects, links: &Links, lanes: &Lanes, out: &Out) -> bool {
     for effect in effects.log {
         lanes.log.push(effect);
     }
-    for effect in effects.apply {
-        lanes.apply.push(effect);
+    if !effects.apply.is_empty() {
+        let now = clock.now();
+        for effect in effects.apply {
+            lanes.apply.push((now, effect));
+        }
     }
     for effect in effects.commit {
         lanes.commit.push(effect);
@@ -278,9 +284,11 @@ fn run_log(
         if effects.is_empty() {
             continue;
         }
-        links.logging.begin(clock.now());
+        let begun = clock.now();
+        links.logging.begin(begun);
         let logged = worker.run(effects)?;
         links.logging.end();
+        links.timeline.note_logged(begun, clock.now());
         for took in logged.syncs {
             observer.wal_synced(took);
         }
@@ -337,12 +345,12 @@ struct Apply {
 }
 
 impl Apply {
-    fn run(mut self, links: &Links, lane: &Inbox<ApplyEffect>) -> Result<(), Fatal> {
+    fn run(mut self, links: &Links, lane: &Inbox<(Moment, ApplyEffect)>) -> Result<(), Fatal> {
         loop {
             let now = self.clock.now();
             let timeout = self.sweeping.as_ref().map(|sweep| sweep.next - now);
             let Some(effects) = lane.take(timeout) else { return Ok(()) };
-            for effect in effects {
+            for (committed, effect) in effects {
                 let begun = self.clock.now();
                 let installing = match &effect {
                     ApplyEffect::Install(snapshot) => Some(position(snapshot)),
@@ -351,7 +359,7 @@ impl Apply {
                 if let Some((index, term)) = installing {
                     self.observer.installing(index, term);
                 }
-                self.answers.begun = begun;
+                (self.answers.begun, self.answers.committed) = (begun, committed);
                 let receipt = self.worker.run(effect, begun, &mut self.answers)?;
                 if let Some((index, term)) = installing {
                     self.installed(links);
@@ -429,6 +437,8 @@ struct Answers {
     observer: Arc<dyn Observer>,
     /// When the entry under way was taken up.
     begun: Moment,
+    /// When it was handed over.
+    committed: Moment,
     /// When the alarm for want of space was raised last.
     alarmed: Option<Moment>,
     /// Changes of members that are applied, and not told yet.
@@ -444,14 +454,17 @@ impl Answers {
 }
 
 impl Listener for Answers {
-    fn applied(&mut self, applied: &Applied) {
+    fn applied(&mut self, applied: &Applied, entry: &Entry) {
         let now = self.clock.now();
-        self.observer.applied(applied, now - self.begun);
+        self.observer.applied(applied, entry, now - self.begun);
         self.begun = now;
     }
 
     fn answer(&mut self, id: RequestId, result: Result<Response, ApplyError>) {
-        self.links.proposals.answer(id.get(), result.map_err(Rejected::from));
+        // Noted just before, when the entry was applied.
+        let steps = Steps { committed: self.committed, applied: self.begun };
+        let answer = result.map(|response| super::Answer { response, steps });
+        self.links.proposals.answer(id.get(), answer.map_err(Rejected::from));
     }
 
     fn conf_changed(&mut self, id: RequestId, result: Result<Vec<store::Member>, ConfChangeError>) {

@@ -23,7 +23,7 @@ struct Deaf;
 impl Observer for Deaf {
     fn wal_synced(&self, _: Duration) {}
     fn database_committed(&self, _: Duration) {}
-    fn applied(&self, _: &store::Applied, _: Duration) {}
+    fn applied(&self, _: &store::Applied, _: &proto::raftpb::Entry, _: Duration) {}
     fn snapshot_saved(&self, _: u64) {}
     fn compaction_finished(&self, _: i64, _: Duration) {}
     fn leader_changed(&self, _: MemberId, _: u64) {}

@@ -161,7 +161,7 @@ impl Listener for Applier<'_> {
         self.told.push(Told::Applied(id, result));
     }
 
-    fn applied(&mut self, applied: &Applied) {
+    fn applied(&mut self, applied: &Applied, _entry: &Entry) {
         // Its answer waits until rows are removed, and is lost with the process.
         if let Some(id) = applied.request.filter(|_| applied.physical_compaction) {
             self.told.push(Told::Decided(id, applied.result.clone()));
