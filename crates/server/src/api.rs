@@ -36,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) fast_lease_keep_alive: bool,
+    /// Whether calls are measured one by one (`--metrics extensive`).
+    pub(crate) are_calls_timed: bool,
     /// Which feature gates are open, in the order of their table.
     pub(crate) gates: Vec<bool>,
     pub(crate) watch: Limits,
@@ -58,6 +60,7 @@ impl Options {
             request_timeout: config.request_timeout(),
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
+            are_calls_timed: config.metrics == "extensive",
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
             watch: Limits {
@@ -133,18 +136,17 @@ impl Api {
         &self,
         request: InternalRaftRequest,
     ) -> impl Future<Output = Result<Response, Rejected>> + Send + '_ {
-        let (operation, began) = (Operation::of(&request), Instant::now());
-        let proposal = self.member.propose(request);
+        let mut proposal = Proposal {
+            metrics: &self.metrics,
+            operation: Operation::of(&request),
+            began: Instant::now(),
+            is_failed: true,
+            is_proposed: true,
+        };
+        let proposed = self.member.propose(request);
         async move {
-            let answer = proposal.await.map(|answer| answer.response);
-            if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
-                self.metrics.proposals_failed.increment();
-            }
-            if let Some(operation) = operation {
-                // Without a leader nothing can be proposed.
-                let is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
-                self.metrics.requested(operation, is_proposed, began.elapsed());
-            }
+            let answer = proposed.await.map(|answer| answer.response);
+            proposal.ended(&answer);
             answer
         }
     }
@@ -152,8 +154,10 @@ impl Api {
     /// Waits until the published view is as new as the cluster is now.
     pub(crate) async fn read_index(&self) -> Result<(), Rejected> {
         let confirmed = self.member.read_index().await;
-        if confirmed.is_err() {
-            self.metrics.reads_failed.increment();
+        match &confirmed {
+            Ok(()) | Err(Rejected::Stopped) => {}
+            Err(Rejected::Timeout) => self.metrics.reads_slow.increment(),
+            Err(_) => self.metrics.reads_failed.increment(),
         }
         confirmed
     }
@@ -173,5 +177,39 @@ impl Api {
         // Whatever comes of the alarm, this request is refused.
         drop(Box::pin(proposal).await);
         Err(Rejected::NoSpace)
+    }
+}
+
+/// A proposal that is waited for. It is counted when the wait ends, also when the client goes.
+struct Proposal<'a> {
+    metrics: &'a Metrics,
+    operation: Option<Operation>,
+    began: Instant,
+    is_failed: bool,
+    is_proposed: bool,
+}
+
+impl Proposal<'_> {
+    fn ended(&mut self, answer: &Result<Response, Rejected>) {
+        self.is_failed = matches!(
+            answer,
+            Err(Rejected::Timeout
+                | Rejected::TimeoutLeaderFail
+                | Rejected::TimeoutConnectionLost
+                | Rejected::DeadlineExceeded)
+        );
+        // Without a leader nothing can be proposed.
+        self.is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
+    }
+}
+
+impl Drop for Proposal<'_> {
+    fn drop(&mut self) {
+        if self.is_failed {
+            self.metrics.proposals_failed.increment();
+        }
+        if let Some(operation) = self.operation {
+            self.metrics.requested(operation, self.is_proposed, self.began.elapsed());
+        }
     }
 }

@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::connection::{Port, Service};
 use crate::log::{self, Level};
 use crate::member::{Member, Network};
-use crate::metrics::Metrics;
+use crate::metrics::{Measured, Metrics};
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
 use crate::{begin, cluster, damage, duties, notify, plan, trust};
@@ -193,12 +193,14 @@ impl Ground {
 
     /// Starts the member and everything that it does by itself.
     async fn start(self, config: &Config, begun: Begun) -> Result<Running, String> {
+        let directory = self.directory.clone();
         let plan = plan::member(config, self.directory, begun, self.network);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let metrics = Arc::new(Metrics::default());
         let slow_apply = config.warning_apply_duration;
         let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), slow_apply });
-        let member = Member::start(plan, Arc::new(Real), Arc::clone(&clock), observer)
+        let disk = Measured::new(Arc::new(Real), &directory, Arc::clone(&metrics));
+        let member = Member::start(plan, Arc::new(disk), Arc::clone(&clock), observer)
             .map_err(|error| error.to_string())?;
         plan::log_started(config, &member);
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::status::{Status, ok_trailers};
+use crate::metrics::Text;
 
 /// A response body.
 pub(crate) enum Body {
@@ -18,6 +20,8 @@ pub(crate) enum Body {
     Empty,
     /// The body of a plain HTTP answer.
     Plain(Bytes),
+    /// A text of that length, as long as it is not taken away.
+    Text(Arc<Text>, usize),
     /// One gRPC message in one piece, then success.
     Message(Bytes),
     /// The pieces of one gRPC message, then success.
@@ -51,6 +55,14 @@ impl http_body::Body for Body {
         let (frame, next) = match std::mem::replace(this, Self::Empty) {
             Self::Empty => return Poll::Ready(None),
             Self::Plain(bytes) => (Frame::data(bytes), Self::Empty),
+            Self::Text(text, left) => match text.next() {
+                Some(piece) => {
+                    let left = left.saturating_sub(piece.len());
+                    let next = if left == 0 { Self::Empty } else { Self::Text(text, left) };
+                    (Frame::data(piece), next)
+                }
+                None => return Poll::Ready(None),
+            },
             Self::Message(bytes) => (Frame::data(bytes), Self::Trailers),
             Self::Chunks(mut chunks) => match chunks.pop_front() {
                 Some(chunk) => (Frame::data(chunk), Self::Chunks(chunks)),
@@ -94,6 +106,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Plain(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Text(_, left) => SizeHint::with_exact(*left as u64),
             _ => SizeHint::default(),
         }
     }

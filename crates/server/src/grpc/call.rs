@@ -1,7 +1,7 @@
 //! One call: who made it, what all calls are checked for, and its place in the metrics.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::MemberId;
 use bytes::Bytes;
@@ -28,6 +28,7 @@ pub(crate) struct Call {
     request_bytes: usize,
     answer_bytes: usize,
     is_counted: bool,
+    pub(super) began: Instant,
 }
 
 impl Call {
@@ -38,7 +39,8 @@ impl Call {
         headers: HeaderMap,
     ) -> Self {
         let (request_bytes, answer_bytes) = (0, 0);
-        Self { api, method, peer, headers, request_bytes, answer_bytes, is_counted: false }
+        let (is_counted, began) = (false, Instant::now());
+        Self { api, method, peer, headers, request_bytes, answer_bytes, is_counted, began }
     }
 
     /// Decodes a unary request, and checks what is checked of every call.
@@ -73,11 +75,7 @@ impl Call {
                 .map_err(|_| Rejected::InvalidClientApiVersion)?,
             None => "unknown",
         };
-        let kind = match self.method.info().kind {
-            Kind::Unary => "unary",
-            _ => "stream",
-        };
-        metrics.client_request(kind, version);
+        metrics.client_request(self.method.info().kind != Kind::Unary, version);
         if self.wants_leader() && !self.has_leader() {
             return Err(Rejected::NoLeader.into());
         }
@@ -117,7 +115,8 @@ impl Call {
     /// Notes the end by the number of its code.
     pub(super) fn finish(&mut self, code: usize) {
         if std::mem::take(&mut self.is_counted) {
-            self.api.metrics.handled(self.method, code);
+            let took = self.api.options.are_calls_timed.then(|| self.began.elapsed());
+            self.api.metrics.handled(self.method, code, took);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::LeaseId;
-use node::requests::lease;
+use node::requests::{Rejected, lease};
 use proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -19,6 +19,7 @@ use super::stream::Stream;
 use super::wire::{self, Messages};
 use crate::api::Api;
 use crate::cluster::leases;
+use crate::metrics::Broken;
 
 pub(super) async fn grant(api: &Api, mut request: LeaseGrantRequest) -> Result<Reply, Status> {
     api.check_quota(LEASE_COST).await?;
@@ -65,11 +66,12 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         let request = tokio::select! {
             biased;
             status = stream.interrupted() => return Err(status),
-            request = requests.next() => request?,
+            request = requests.next() => request.inspect_err(|status| tell_broken(&api, status))?,
         };
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
-        let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)?;
+        let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)
+            .inspect_err(|status| tell_broken(&api, status))?;
         // Before the renewal, so that a lease seen alive at a revision was alive at it.
         let header = Some(api.header());
         let ttl = tokio::select! {
@@ -78,5 +80,12 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
             status = stream.interrupted() => return Err(status),
         };
         stream.message(&LeaseKeepAliveResponse { header, id, ttl }).await?;
+    }
+}
+
+/// A client that goes breaks nothing.
+fn tell_broken(api: &Api, status: &Status) {
+    if *status != Rejected::Canceled.into() {
+        api.metrics.broken(Broken::Lease);
     }
 }

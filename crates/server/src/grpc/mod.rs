@@ -39,7 +39,6 @@ pub(crate) mod wire;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
@@ -100,7 +99,6 @@ pub(crate) async fn serve(
 }
 
 async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
-    let began = Instant::now();
     let answer = match messages.only().await {
         Ok(message) => {
             call.received(message.len());
@@ -108,7 +106,7 @@ async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Re
         }
         Err(status) => Err(status),
     };
-    let took = began.elapsed();
+    let took = call.began.elapsed();
     if took > call.api.options.warning_duration {
         call.log_slow(took);
     }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use node::requests::Rejected;
@@ -13,7 +14,8 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use super::status::Status;
 use super::stream::Stream;
 use super::wire::{self, Messages, PREFIX};
-use crate::metrics::Metrics;
+use crate::api::Api;
+use crate::metrics::{Broken, Metrics, WatchLoop};
 
 /// Counts a stream and its watchers while they live.
 struct Gauge {
@@ -74,26 +76,49 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
             biased;
             status = stream.interrupted() => return Err(canceled(status)),
             responses = responses => Next::Responses(responses.map_err(damaged)?),
-            request = requests.next(), if is_open => Next::Request(request.map_err(canceled)?),
+            request = requests.next(), if is_open => Next::Request(request.map_err(|status| {
+                tell_broken(&api, &status);
+                canceled(status)
+            })?),
             _ = ticks.tick() => Next::Tick,
         };
         match next {
             Next::Request(None) => is_open = false,
             Next::Request(Some(message)) => {
                 stream.call.received(message.len());
-                session.handle(wire::decode_streamed(&message)?);
+                let request = wire::decode_streamed(&message);
+                session.handle(request.inspect_err(|status| tell_broken(&api, status))?);
                 gauge.set(session.watchers());
             }
-            Next::Tick => session.tick(),
+            Next::Tick => {
+                let begun = Instant::now();
+                session.tick();
+                api.metrics.watch_loop.progress.observe(begun.elapsed());
+            }
             Next::Responses(responses) => {
+                let begun = Instant::now();
                 for response in &responses {
                     send(stream, response).await.map_err(canceled)?;
                 }
                 stream.flush().await.map_err(canceled)?;
+                measure(&api.metrics.watch_loop, &responses, begun.elapsed());
                 gauge.set(session.watchers());
                 // A watcher that catches up must not keep the lane for itself.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+}
+
+/// Notes how long responses took that left together.
+fn measure(to: &WatchLoop, responses: &[Response], took: Duration) {
+    for response in responses {
+        let events = response.events.len() as u32;
+        if events > 0 {
+            to.events.observe(took);
+            to.per_event.observe(took / events);
+        } else {
+            to.control.observe(took);
         }
     }
 }
@@ -106,6 +131,13 @@ async fn send(stream: &mut Stream, response: &Response) -> Result<(), Status> {
     wire::put_prefix(&mut bytes, 0, length);
     response.encode(header, &mut bytes);
     stream.push(bytes.freeze()).await
+}
+
+/// A client that goes breaks nothing.
+fn tell_broken(api: &Api, status: &Status) {
+    if *status != Rejected::Canceled.into() {
+        api.metrics.broken(Broken::Watch);
+    }
 }
 
 /// A client that is gone is told, if it still listens, in etcd's words for this stream.

@@ -15,7 +15,7 @@ mod query;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::Request;
 use hyper::body::Incoming;
 
@@ -66,7 +66,7 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
     let get_only = request.method() != Method::GET;
     let query = Query::of(request.uri().query());
     match path {
-        "/metrics" => answer::with_type(METRICS, metrics::render(api)),
+        "/metrics" => show_metrics(api).await,
         "/health" if get_only => answer::method_not_allowed("GET"),
         "/health" => health::health(api, &query).await,
         _ if health::is_check(path) && get_only => answer::method_not_allowed("GET"),
@@ -77,6 +77,16 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
         "/debug/vars" => variables(api),
         _ => answer::not_found(),
     }
+}
+
+/// `/metrics`.
+async fn show_metrics(api: &Arc<Api>) -> Response<Body> {
+    let Some((text, length)) = metrics::answer(api).await else {
+        return answer::error(StatusCode::SERVICE_UNAVAILABLE, "the server stops");
+    };
+    let mut response = Response::new(Body::Text(text, length));
+    response.headers_mut().insert(header::CONTENT_TYPE, METRICS);
+    response
 }
 
 /// `/version` on the client port.
