@@ -28,6 +28,7 @@ pub(crate) struct Call {
     request_bytes: usize,
     answer_bytes: usize,
     is_counted: bool,
+    is_heard_out: bool,
     pub(super) began: Instant,
 }
 
@@ -38,9 +39,17 @@ impl Call {
         peer: PeerAddress,
         headers: HeaderMap,
     ) -> Self {
-        let (request_bytes, answer_bytes) = (0, 0);
-        let (is_counted, began) = (false, Instant::now());
-        Self { api, method, peer, headers, request_bytes, answer_bytes, is_counted, began }
+        Self {
+            api,
+            method,
+            peer,
+            headers,
+            request_bytes: 0,
+            answer_bytes: 0,
+            is_counted: false,
+            is_heard_out: false,
+            began: Instant::now(),
+        }
     }
 
     /// Decodes a unary request, and checks what is checked of every call.
@@ -103,6 +112,25 @@ impl Call {
     /// Notes a message to the client.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.sent_many(1, bytes);
+    }
+
+    /// Notes a refusal, which counts as a message to the client.
+    pub(super) fn refused(&mut self) {
+        if self.is_counted {
+            self.api.metrics.method(self.method).sent.increment();
+        }
+    }
+
+    /// Notes that nothing more comes in the stream, which counts as a message, once.
+    pub(super) fn received_end(&mut self) {
+        if !std::mem::replace(&mut self.is_heard_out, true) {
+            self.api.metrics.method(self.method).received.increment();
+        }
+    }
+
+    /// Notes that the last message of the stream was none: that is its end already.
+    pub(super) fn received_nonsense(&mut self) {
+        self.is_heard_out = true;
     }
 
     /// Notes several messages to the client.

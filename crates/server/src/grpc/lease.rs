@@ -71,7 +71,10 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
         let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)
-            .inspect_err(|status| tell_broken(&api, status))?;
+            .inspect_err(|status| {
+                tell_broken(&api, status);
+                stream.call.received_nonsense();
+            })?;
         // Before the renewal, so that a lease seen alive at a revision was alive at it.
         let header = Some(api.header());
         let ttl = tokio::select! {

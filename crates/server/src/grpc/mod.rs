@@ -117,6 +117,7 @@ async fn unary(mut call: Call, mut messages: Messages, encoding: Encoding) -> Re
             success(reply.into_body(encoding), encoding)
         }
         Err(status) => {
+            call.refused();
             call.finish(status.number());
             failure(&status)
         }
@@ -202,6 +203,9 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             Method::Snapshot => snapshot::send(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
+        if method.info().kind == Kind::BidiStream {
+            stream.call.received_end();
+        }
         stream.end(ended).await;
     });
     success(Body::Stream(items), encoding)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use base::Revision;
 use bytes::BytesMut;
 use node::requests::Rejected;
 use node::requests::watch::{Limits, Response, Session};
@@ -83,11 +84,17 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
             _ = ticks.tick() => Next::Tick,
         };
         match next {
-            Next::Request(None) => is_open = false,
+            Next::Request(None) => {
+                stream.call.received_end();
+                is_open = false;
+            }
             Next::Request(Some(message)) => {
                 stream.call.received(message.len());
-                let request = wire::decode_streamed(&message);
-                session.handle(request.inspect_err(|status| tell_broken(&api, status))?);
+                let request = wire::decode_streamed(&message).inspect_err(|status| {
+                    tell_broken(&api, status);
+                    stream.call.received_nonsense();
+                });
+                session.handle(request?);
                 gauge.set(session.watchers());
             }
             Next::Tick => {
@@ -114,11 +121,15 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
 fn measure(to: &WatchLoop, responses: &[Response], took: Duration) {
     for response in responses {
         let events = response.events.len() as u32;
+        let is_asked_for = response.compact_revision == Revision(0);
+        match (response.created, response.canceled && is_asked_for) {
+            // etcd does not look at the time of these.
+            (_, true) => {}
+            (true, false) => to.control.observe(took),
+            (false, false) => to.events.observe(took),
+        }
         if events > 0 {
-            to.events.observe(took);
             to.per_event.observe(took / events);
-        } else {
-            to.control.observe(took);
         }
     }
 }

@@ -230,7 +230,8 @@ fn requests(page: &mut Page, metrics: &Metrics) {
         let is_ok = f64::from(u8::from(check.is_ok));
         let help = "Whether a check was good the last time.";
         page.sample("etcd_server_healthcheck", help, Kind::Gauge, &labels, is_ok);
-        for (status, count) in [("error", check.errors), ("success", check.successes)] {
+        let results = [("error", check.errors), ("success", check.successes)];
+        for (status, count) in results.into_iter().filter(|(_, count)| *count > 0) {
             let labels = [("name", *name), ("status", status), ("type", *kind)];
             page.count("etcd_server_healthchecks_total", "Checks run.", &labels, count);
         }
