@@ -154,8 +154,7 @@ impl Duties {
         if standing.has_leader && !self.published && is_over(self.publishing, now) {
             let (id, data) = self.publication();
             let until = now + self.own.timeout;
-            self.publishing =
-                Some(Asked { operation: Operation::ClusterMemberAttrSet, id, until });
+            self.publishing = Some(Asked { operation: Operation::ClusterMemberAttrSet, id, until });
             proposals.push((id, data));
         }
         if !self.is_primary {

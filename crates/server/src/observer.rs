@@ -69,10 +69,12 @@ impl Observer for Watcher {
 
     fn heartbeats_late(&self, count: u64, exceeded: Duration) {
         self.metrics.heartbeats_late.add(count);
-        log::warn("leader failed to send out heartbeat on time; leader is overloaded likely from \
-                   slow disk")
-            .duration("exceeded-duration", exceeded)
-            .emit();
+        log::warn(
+            "leader failed to send out heartbeat on time; leader is overloaded likely from \
+                   slow disk",
+        )
+        .duration("exceeded-duration", exceeded)
+        .emit();
     }
 
     fn compaction_finished(&self, revision: i64, took: Duration) {

@@ -128,9 +128,11 @@ impl Call {
         }
     }
 
-    /// Notes that the last message of the stream was none: that is its end already.
+    /// Notes that the last message of the stream was none: that is its end already, and counts as
+    /// if the client had taken the call back, whatever it is told.
     pub(super) fn received_nonsense(&mut self) {
         self.is_heard_out = true;
+        self.finish(CANCELED);
     }
 
     /// Notes several messages to the client.

@@ -70,8 +70,8 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         };
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
-        let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)
-            .inspect_err(|status| {
+        let LeaseKeepAliveRequest { id } =
+            wire::decode_streamed(&message).inspect_err(|status| {
                 tell_broken(&api, status);
                 stream.call.received_nonsense();
             })?;

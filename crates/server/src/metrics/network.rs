@@ -56,12 +56,7 @@ fn traffic(page: &mut Page, figures: &PeerFigures) {
             to,
             figures.sent_failures,
         ),
-        (
-            "etcd_network_peer_received_bytes_total",
-            "Bytes received.",
-            from,
-            figures.received_bytes,
-        ),
+        ("etcd_network_peer_received_bytes_total", "Bytes received.", from, figures.received_bytes),
         (
             "etcd_network_peer_received_failures_total",
             "Messages received that were not good.",

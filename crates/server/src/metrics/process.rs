@@ -27,7 +27,8 @@ impl Process {
         let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let virtual_max = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
         let open_files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
-        let known = Self { files_max, open_files, virtual_max, network: network(), ..Self::default() };
+        let known =
+            Self { files_max, open_files, virtual_max, network: network(), ..Self::default() };
         let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return known };
         // After the name in parentheses: field 3 and on.
         let tail = stat.rsplit_once(')').map_or("", |(_, tail)| tail);

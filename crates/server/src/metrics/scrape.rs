@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{Counter, families};
 use crate::api::Api;
@@ -36,10 +37,19 @@ impl Text {
 }
 
 /// All texts on their way, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scrapes {
     open: Mutex<VecDeque<Weak<Text>>>,
     pub(super) answered: Counter,
+    /// Texts are made one after the other: a thousand scrapers at once take memory for one.
+    turn: Semaphore,
+}
+
+impl Default for Scrapes {
+    fn default() -> Self {
+        let (open, answered) = (Mutex::default(), Counter::default());
+        Self { open, answered, turn: Semaphore::new(1) }
+    }
 }
 
 impl Scrapes {
@@ -68,10 +78,12 @@ impl Scrapes {
 /// The text of `/metrics`, and its length. It is made on the pool, so that no connection waits
 /// for it; `None` while the process stops.
 pub(crate) async fn answer(api: &Arc<Api>) -> Option<(Arc<Text>, usize)> {
+    let scrapes = &api.metrics.scrapes;
+    let _turn = scrapes.turn.acquire().await.ok()?;
     let shown = Arc::clone(api);
     let text = tokio::task::spawn_blocking(move || families::render(&shown)).await.ok()?;
     let length = text.len();
-    Some((api.metrics.scrapes.add(text), length))
+    Some((scrapes.add(text), length))
 }
 
 #[cfg(test)]
@@ -81,8 +93,7 @@ mod tests {
     #[test]
     fn a_text_leaves_in_pieces() {
         let text = Scrapes::default().add("x".repeat(2 * PIECE_BYTES + 1));
-        let pieces: Vec<_> =
-            std::iter::from_fn(|| text.next()).map(|piece| piece.len()).collect();
+        let pieces: Vec<_> = std::iter::from_fn(|| text.next()).map(|piece| piece.len()).collect();
         assert_eq!(pieces, [PIECE_BYTES, PIECE_BYTES, 1]);
     }
 
