@@ -146,7 +146,6 @@ func TestMetrics(t *testing.T) {
 		})
 	}
 	t.Run("expiry", func(t *testing.T) { metricsExpiry(t, p) })
-	t.Run("names", func(t *testing.T) { metricsNames(t, p) })
 }
 
 // metricsExpiry: a lease that runs out deletes its keys, and counts as a revocation.
@@ -172,44 +171,5 @@ func metricsExpiry(t *testing.T, p pair) {
 	})
 	if grown[0] != grown[1] {
 		t.Errorf("etcd: %s\nquorate: %s", grown[0], grown[1])
-	}
-}
-
-// absent are etcd's families that have no value of ours: of the Go runtime, of parts that etcd has and we
-// do not (its proxy, its first store, bbolt's phases, its loop that sends events), and of what is not
-// measured yet.
-var absent = []string{"go_", "etcd_server_go_version", "etcd_grpc_proxy_", "etcd_debugging_store_",
-	"etcd_debugging_disk_backend_commit_", "etcd_mvcc_db_open_read_transactions",
-	"etcd_debugging_server_watch_send_loop_", "etcd_debugging_mvcc_pending_events_total",
-	"etcd_debugging_mvcc_db_compaction_keys_total", "etcd_debugging_mvcc_db_compaction_pause_",
-	"etcd_debugging_mvcc_index_compaction_pause_", "etcd_debugging_server_lease_expired_total",
-	"etcd_debugging_snap_save_", "etcd_disk_backend_defrag_duration_seconds", "etcd_disk_wal_write_",
-	"etcd_server_heartbeat_send_failures_total",
-	"etcd_server_slow_read_indexes_total", "etcd_server_snapshot_apply_in_progress_total", "etcd_snap_",
-	"process_network_", "promhttp_metric_handler_requests_in_flight"}
-
-// metricsNames: every family of etcd is there, unless it is known to be absent, and none in vain.
-func metricsNames(t *testing.T, p pair) {
-	families := both(func(kind harness.Kind) map[string]bool {
-		names := map[string]bool{}
-		for name := range scrape(p[kind]) {
-			name, _, _ = strings.Cut(name, "{")
-			names[name] = true
-		}
-		return names
-	})
-	for name := range families[harness.Real] {
-		known := false
-		for _, prefix := range absent {
-			known = known || strings.HasPrefix(name, prefix)
-		}
-		if known == families[harness.Ours][name] {
-			t.Errorf("%s: to be absent %v, is there %v", name, known, families[harness.Ours][name])
-		}
-	}
-	for name := range families[harness.Ours] {
-		if !families[harness.Real][name] && !strings.HasPrefix(name, "quorate_") {
-			t.Errorf("etcd has no %s", name)
-		}
 	}
 }

@@ -22,7 +22,7 @@ use proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader
 use proto::membershippb::{
     Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
 };
-use store::Version;
+use store::{Operation, Version};
 
 use crate::requests::versions;
 use crate::state::State;
@@ -52,6 +52,7 @@ pub(crate) struct Own {
 
 #[derive(Debug, Clone, Copy)]
 struct Asked {
+    operation: Operation,
     id: RequestId,
     until: Moment,
 }
@@ -78,7 +79,12 @@ pub(crate) struct Duties {
     expired: VecDeque<LeaseId>,
     next_expiry: Moment,
     is_primary: bool,
+    /// What was proposed here and is applied, and how long that took; not taken out yet.
+    done: Vec<(Operation, Duration)>,
 }
+
+/// How many requests of its own that are done a member remembers until somebody asks.
+const DONE_MAX: usize = 64;
 
 impl Duties {
     pub(crate) fn new(own: Own) -> Self {
@@ -93,6 +99,18 @@ impl Duties {
             expired: VecDeque::new(),
             next_expiry: Moment::default(),
             is_primary: false,
+            done: Vec::new(),
+        }
+    }
+
+    /// Takes out which requests of this member's own are done, and how long each took.
+    pub(crate) fn take_done(&mut self) -> Vec<(Operation, Duration)> {
+        std::mem::take(&mut self.done)
+    }
+
+    fn note(&mut self, operation: Operation, until: Moment, now: Moment) {
+        if self.done.len() < DONE_MAX {
+            self.done.push((operation, self.own.timeout.saturating_sub(until - now)));
         }
     }
 
@@ -108,12 +126,19 @@ impl Duties {
     }
 
     /// A request of ours is applied. True when it made this member known to the cluster.
-    pub(crate) fn finished(&mut self, id: RequestId) -> bool {
-        self.revokes.remove(&id);
-        self.version.take_if(|asked| asked.id == id);
-        let published = self.publishing.take_if(|asked| asked.id == id).is_some();
-        self.published |= published;
-        published
+    pub(crate) fn finished(&mut self, id: RequestId, now: Moment) -> bool {
+        if let Some(until) = self.revokes.remove(&id) {
+            self.note(Operation::LeaseRevoke, until, now);
+        }
+        if let Some(version) = self.version.take_if(|asked| asked.id == id) {
+            self.note(version.operation, version.until, now);
+        }
+        let Some(published) = self.publishing.take_if(|asked| asked.id == id) else {
+            return false;
+        };
+        self.note(published.operation, published.until, now);
+        self.published = true;
+        true
     }
 
     /// Appends what is to be proposed now.
@@ -128,7 +153,8 @@ impl Duties {
         self.follow_leadership(now, standing.leads, state);
         if standing.has_leader && !self.published && is_over(self.publishing, now) {
             let (id, data) = self.publication();
-            self.publishing = Some(Asked { id, until: now + self.own.timeout });
+            let until = now + self.own.timeout;
+            self.publishing = Some(Asked { operation: Operation::ClusterMemberAttrSet, id, until });
             proposals.push((id, data));
         }
         if !self.is_primary {
@@ -190,21 +216,23 @@ impl Duties {
         let target = Version::parse(&downgrade.target_version).filter(|_| downgrade.enabled);
         let is_down =
             target.is_some_and(|target| versions::is_downgraded(&target, members.iter().map(of)));
-        let (id, data) = if is_down {
-            self.request(|request| {
+        let (operation, (id, data)) = if is_down {
+            let request = self.request(|request| {
                 request.downgrade_info_set = Some(DowngradeInfoSetRequest::default());
-            })
+            });
+            (Operation::DowngradeInfoSet, request)
         } else {
             // A target that no member can go to is the operator's to take back.
             let Ok(Some(version)) = versions::decide(current.as_ref(), lowest, &downgrade) else {
                 return;
             };
             let ver = version.to_string();
-            self.request(|request| {
+            let request = self.request(|request| {
                 request.cluster_version_set = Some(ClusterVersionSetRequest { ver });
-            })
+            });
+            (Operation::ClusterVersionSet, request)
         };
-        self.version = Some(Asked { id, until: now + self.own.timeout });
+        self.version = Some(Asked { operation, id, until: now + self.own.timeout });
         proposals.push((id, data));
     }
 

@@ -362,6 +362,11 @@ impl Node {
         self.elected
     }
 
+    /// Takes out which requests that this member made by itself are done, and how long each took.
+    pub fn take_own_done(&mut self) -> Vec<(store::Operation, Duration)> {
+        self.duties.take_done()
+    }
+
     /// How often this member handed leadership over because its disk did not answer.
     pub fn disk_stalls(&self) -> u64 {
         self.stall.handed_over
@@ -532,7 +537,7 @@ impl Node {
                 }
                 self.raft.applied(index);
                 for id in finished {
-                    if self.duties.finished(id) {
+                    if self.duties.finished(id, self.now) {
                         self.answers.push(Answer::Published);
                     }
                 }

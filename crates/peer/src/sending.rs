@@ -27,7 +27,7 @@ use crate::event::{Event, humane};
 use crate::handler::{Handler, SnapshotReader};
 use crate::limits;
 use crate::pipeline::{PostError, judge_post};
-use crate::status::{Picker, Status, count};
+use crate::status::{Inflight, Picker, Status, count};
 
 /// A snapshot on its way to one member.
 pub(crate) struct Sending {
@@ -86,8 +86,7 @@ impl Sending {
         };
         self.core.event(describe(Event::info("sending database snapshot")));
         let counters = &self.status.counters;
-        count(&counters.snapshots_sending, 1);
-        let _sending = Inflight(&counters.snapshots_sending);
+        let _sending = Inflight::begin(&counters.snapshots_sending);
         match self.post(message, database).await {
             Ok(()) => {
                 self.status.activate();
@@ -179,13 +178,5 @@ async fn ask(link: &mut Link, call: Call, progress: &Progress) -> Result<Answer,
         } else if since.elapsed() > limits::SNAPSHOT_ANSWER_TIMEOUT {
             return Err(CallError::Timeout(limits::SNAPSHOT_ANSWER_TIMEOUT).into());
         }
-    }
-}
-
-struct Inflight<'a>(&'a AtomicU64);
-
-impl Drop for Inflight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -30,7 +30,7 @@ use crate::local::{
 };
 use crate::probing;
 use crate::snapshot::{SnapshotBody, next_data};
-use crate::status::count;
+use crate::status::{Inflight, Status, count};
 use crate::transport::Transport;
 use crate::writer::{StreamBody, StreamKind};
 
@@ -280,17 +280,17 @@ impl Transport {
         // A connection that breaks drops this answer, but not what the handler does: it sees the
         // break as the end of the body, and can clean up.
         let receiving = receive(Arc::clone(core), message, SnapshotBody::new(rest, body));
+        let status = self.peer(from).map(|peer| Arc::clone(&peer.status));
         let received = tokio::spawn(async move {
             let _place = place;
-            receiving.await
+            match status {
+                Some(status) => measure(&status, receiving).await,
+                // A member that is not known yet is not shown.
+                None => receiving.await,
+            }
         });
         match received.await {
-            Ok(Ok(size)) => {
-                if let Some(peer) = self.peer(from) {
-                    count(&peer.status.counters.received_bytes, size);
-                }
-                no_content()
-            }
+            Ok(Ok(_)) => no_content(),
             Ok(Err(why)) => error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string()),
             Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "failed to save KV snapshot ()"),
         }
@@ -374,6 +374,24 @@ async fn read_post(mut body: Incoming, all: &AtomicU64) -> Result<Bytes, String>
     }
     bytes.shrink_to_fit();
     Ok(bytes.into())
+}
+
+/// Counts a snapshot that comes in.
+async fn measure(
+    status: &Status,
+    receiving: impl Future<Output = Result<u64, ReceiveError>>,
+) -> Result<u64, ReceiveError> {
+    let counters = &status.counters;
+    let (begun, _receiving) = (Instant::now(), Inflight::begin(&counters.snapshots_receiving));
+    let received = receiving.await;
+    match &received {
+        Ok(size) => {
+            count(&counters.received_bytes, *size);
+            counters.snapshot_receipts.lock().observe(begun.elapsed());
+        }
+        Err(_) => count(&counters.snapshot_receive_failures, 1),
+    }
+    received
 }
 
 /// Has a snapshot saved, with the lines around it; how many bytes it had.

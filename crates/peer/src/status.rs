@@ -30,7 +30,26 @@ pub(crate) struct Counters {
     pub(crate) snapshots_sending: AtomicU64,
     pub(crate) snapshot_send_failures: AtomicU64,
     pub(crate) snapshot_sends: Mutex<Histogram<10>>,
+    pub(crate) snapshots_receiving: AtomicU64,
+    pub(crate) snapshot_receive_failures: AtomicU64,
+    pub(crate) snapshot_receipts: Mutex<Histogram<10>>,
     pub(crate) round_trips: Mutex<Histogram<16>>,
+}
+
+/// One more of what is under way, until it is dropped.
+pub(crate) struct Inflight<'a>(&'a AtomicU64);
+
+impl<'a> Inflight<'a> {
+    pub(crate) fn begin(all: &'a AtomicU64) -> Self {
+        count(all, 1);
+        Self(all)
+    }
+}
+
+impl Drop for Inflight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Adds to a counter.
@@ -107,6 +126,13 @@ pub struct PeerFigures {
     /// `etcd_network_snapshot_send_total_duration_seconds`; its count is
     /// `etcd_network_snapshot_send_success`.
     pub snapshot_sends: Histogram<10>,
+    /// `etcd_network_snapshot_receive_inflights_total`.
+    pub snapshots_receiving: u64,
+    /// `etcd_network_snapshot_receive_failures`.
+    pub snapshot_receive_failures: u64,
+    /// `etcd_network_snapshot_receive_total_duration_seconds`; its count is
+    /// `etcd_network_snapshot_receive_success`.
+    pub snapshot_receipts: Histogram<10>,
     /// `etcd_network_peer_round_trip_time_seconds`.
     pub round_trips: Histogram<16>,
 }
@@ -164,6 +190,9 @@ impl Status {
             snapshots_sending: get(&counters.snapshots_sending),
             snapshot_send_failures: get(&counters.snapshot_send_failures),
             snapshot_sends: *counters.snapshot_sends.lock(),
+            snapshots_receiving: get(&counters.snapshots_receiving),
+            snapshot_receive_failures: get(&counters.snapshot_receive_failures),
+            snapshot_receipts: *counters.snapshot_receipts.lock(),
             round_trips: *counters.round_trips.lock(),
         }
     }

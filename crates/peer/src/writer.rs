@@ -171,9 +171,11 @@ impl Writer {
 
     /// The connection of a body broke.
     fn broke(&self, generation: Generation) {
-        let Some(_lost) = self.state.lock().outlet.detach(generation) else { return };
+        let Some(lost) = self.state.lock().outlet.detach(generation) else { return };
         self.status.deactivate("write", self.kind.name(), "connection is closed");
-        count(&self.status.counters.sent_failures, 1);
+        if lost.had_messages {
+            count(&self.status.counters.sent_failures, 1);
+        }
         let event = Event::warn("lost TCP streaming connection with remote peer");
         self.core.event(self.describe(event));
         // What hyper had taken may be lost too.

@@ -13,7 +13,6 @@ use store::{Operation, Response, Shared};
 use tokio::sync::watch;
 
 use crate::config::{Config, FEATURE_GATES};
-use crate::http::Scrapes;
 use crate::live::Live;
 use crate::member::Member;
 use crate::metrics::Metrics;
@@ -40,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) heartbeat: Duration,
     pub(crate) fast_lease_keep_alive: bool,
     pub(crate) enable_grpc_gateway: bool,
+    /// Whether calls are measured one by one (`--metrics extensive`).
+    pub(crate) are_calls_timed: bool,
     /// Which feature gates are open, in the order of their table.
     pub(crate) gates: Vec<bool>,
     /// Whether profiles are offered.
@@ -64,6 +65,7 @@ impl Options {
             election_timeout: Duration::from_millis(config.election_timeout_ms),
             heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
             enable_grpc_gateway: config.enable_grpc_gateway,
+            are_calls_timed: config.metrics == "extensive",
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
             profiles: config.enable_pprof || config.log_level == "debug",
@@ -95,7 +97,6 @@ pub(crate) struct Api {
     /// Counts up each time that streams which want a leader are to be ended.
     pub(crate) leaderless: watch::Receiver<u64>,
     pub(crate) phase: watch::Receiver<Phase>,
-    pub(crate) scrapes: Scrapes,
     /// Who waits for a lock or to be elected.
     pub(crate) waiting: crate::concurrency::Waiting,
     seeds: AtomicU64,
@@ -113,7 +114,6 @@ impl Api {
         let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
-        let scrapes = Scrapes::default();
         let waiting = Default::default();
         Self {
             member,
@@ -124,7 +124,6 @@ impl Api {
             lease_ids,
             leaderless,
             phase,
-            scrapes,
             waiting,
             seeds,
         }
@@ -157,20 +156,19 @@ impl Api {
         &self,
         request: InternalRaftRequest,
     ) -> impl Future<Output = Result<Response, Rejected>> + Send + '_ {
-        let (operation, began) = (Operation::of(&request), Instant::now());
-        let proposal = self.member.propose(request);
+        let mut proposal = Proposal {
+            metrics: &self.metrics,
+            operation: Operation::of(&request),
+            began: Instant::now(),
+            is_failed: true,
+            is_proposed: true,
+        };
+        let proposed = self.member.propose(request);
         async move {
-            let answer = proposal.await;
-            course::note_proposal(began, answer.as_ref().ok().map(|answer| answer.steps));
+            let answer = proposed.await;
+            course::note_proposal(proposal.began, answer.as_ref().ok().map(|answer| answer.steps));
             let answer = answer.map(|answer| answer.response);
-            if matches!(answer, Err(Rejected::Timeout | Rejected::DeadlineExceeded)) {
-                self.metrics.proposals_failed.increment();
-            }
-            if let Some(operation) = operation {
-                // Without a leader nothing can be proposed.
-                let is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
-                self.metrics.requested(operation, is_proposed, began.elapsed());
-            }
+            proposal.ended(&answer);
             answer
         }
     }
@@ -180,8 +178,10 @@ impl Api {
         let began = Instant::now();
         let confirmed = self.member.read_index().await;
         course::note_confirmed(began);
-        if confirmed.is_err() {
-            self.metrics.reads_failed.increment();
+        match &confirmed {
+            Ok(()) | Err(Rejected::Stopped) => {}
+            Err(Rejected::Timeout) => self.metrics.reads_slow.increment(),
+            Err(_) => self.metrics.reads_failed.increment(),
         }
         confirmed
     }
@@ -201,5 +201,39 @@ impl Api {
         // Whatever comes of the alarm, this request is refused.
         drop(Box::pin(proposal).await);
         Err(Rejected::NoSpace)
+    }
+}
+
+/// A proposal that is waited for. It is counted when the wait ends, also when the client goes.
+struct Proposal<'a> {
+    metrics: &'a Metrics,
+    operation: Option<Operation>,
+    began: Instant,
+    is_failed: bool,
+    is_proposed: bool,
+}
+
+impl Proposal<'_> {
+    fn ended(&mut self, answer: &Result<Response, Rejected>) {
+        self.is_failed = matches!(
+            answer,
+            Err(Rejected::Timeout
+                | Rejected::TimeoutLeaderFail
+                | Rejected::TimeoutConnectionLost
+                | Rejected::DeadlineExceeded)
+        );
+        // Without a leader nothing can be proposed.
+        self.is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
+    }
+}
+
+impl Drop for Proposal<'_> {
+    fn drop(&mut self) {
+        if self.is_failed {
+            self.metrics.proposals_failed.increment();
+        }
+        if let Some(operation) = self.operation {
+            self.metrics.requested(operation, self.is_proposed, self.began.elapsed());
+        }
     }
 }

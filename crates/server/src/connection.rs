@@ -30,6 +30,10 @@ use pings::Pings;
 /// How long the head of an HTTP/1 request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Bytes of the head of an HTTP/1 request, and of an answer that wait for a client that does not
+/// read them.
+const HTTP1_BUFFER: usize = 128 * 1024;
+
 /// Windows of HTTP/2: bytes that a client may send before they are read.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -73,7 +77,11 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(api: Arc<Api>, config: &Config) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HTTP1_BUFFER);
         let asked = (config.grpc_keepalive_interval, config.grpc_keepalive_timeout);
         let is_asked = !asked.0.is_zero() && !asked.1.is_zero();
         let (interval, timeout) = if is_asked { asked } else { KEEPALIVE };

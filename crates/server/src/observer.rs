@@ -6,7 +6,8 @@ use std::time::Duration;
 use base::MemberId;
 use peer::{Event, Value};
 use proto::raftpb::Entry;
-use store::Applied;
+use store::{Applied, Operation, Swept};
+use worker::Saved;
 use worker::bootstrap::{Forced, Identity};
 
 use crate::live::Live;
@@ -26,7 +27,6 @@ pub(crate) struct Watcher {
 
 impl Observer for Watcher {
     fn wal_synced(&self, took: Duration) {
-        self.metrics.wal_sync_seconds.observe(took);
         if took > SLOW_DISK {
             log::warn("slow fdatasync")
                 .duration("took", took)
@@ -36,7 +36,7 @@ impl Observer for Watcher {
     }
 
     fn database_committed(&self, took: Duration) {
-        self.metrics.commit_seconds.observe(took);
+        self.metrics.committed(took);
     }
 
     fn applied(&self, applied: &Applied, entry: &Entry, took: Duration) {
@@ -48,8 +48,34 @@ impl Observer for Watcher {
         }
     }
 
-    fn snapshot_saved(&self, index: u64) {
-        log::info("saved snapshot to disk").field("snapshot-index", &index).emit();
+    fn snapshot_saved(&self, saved: Saved) {
+        self.metrics.snapshot_saved(saved.marshalled, saved.took);
+        log::info("saved snapshot to disk").field("snapshot-index", &saved.index.get()).emit();
+    }
+
+    fn database_received(&self, took: Duration) {
+        self.metrics.received_save_seconds.observe(took);
+    }
+
+    fn slice_swept(&self, swept: Swept, took: Duration) {
+        self.metrics.slice_swept(swept, took);
+    }
+
+    fn own_request(&self, operation: Operation, took: Duration) {
+        self.metrics.requested(operation, true, took);
+        if operation == Operation::LeaseRevoke {
+            self.metrics.leases_expired.increment();
+        }
+    }
+
+    fn heartbeats_late(&self, count: u64, exceeded: Duration) {
+        self.metrics.heartbeats_late.add(count);
+        log::warn(
+            "leader failed to send out heartbeat on time; leader is overloaded likely from \
+                   slow disk",
+        )
+        .duration("exceeded-duration", exceeded)
+        .emit();
     }
 
     fn compaction_finished(&self, revision: i64, took: Duration) {
@@ -84,6 +110,7 @@ impl Observer for Watcher {
     }
 
     fn installing(&self, index: u64, term: u64) {
+        self.metrics.installing.rise();
         log::info("applying snapshot")
             .field("incoming-leader-snapshot-index", &index)
             .field("incoming-leader-snapshot-term", &term)
@@ -91,6 +118,7 @@ impl Observer for Watcher {
     }
 
     fn installed(&self, index: u64, term: u64, took: Duration) {
+        self.metrics.installing.fall();
         log::info("applySnapshot: opened snapshot backend").emit();
         log::info("applied snapshot")
             .field("incoming-leader-snapshot-index", &index)

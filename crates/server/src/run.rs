@@ -33,7 +33,7 @@ use crate::connection::{Port, Service};
 use crate::live::{Hangups, Live};
 use crate::log;
 use crate::member::{Member, Network};
-use crate::metrics::Metrics;
+use crate::metrics::{Measured, Metrics};
 use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
 use crate::tls::{self, Endpoint, Tls};
@@ -207,12 +207,14 @@ impl Ground {
 
     /// Starts the member and everything that it does by itself.
     async fn start(self, config: &Config, begun: Begun) -> Result<Running, String> {
+        let directory = self.directory.clone();
         let plan = plan::member(config, self.directory, begun, self.network);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let metrics = Arc::new(Metrics::default());
         let live = Arc::clone(&self.live);
         let observer = Arc::new(Watcher { metrics: Arc::clone(&metrics), live });
-        let member = Member::start(plan, Arc::new(Real), Arc::clone(&clock), observer)
+        let disk = Measured::new(Arc::new(Real), &directory, Arc::clone(&metrics));
+        let member = Member::start(plan, Arc::new(disk), Arc::clone(&clock), observer)
             .map_err(|error| error.to_string())?;
         plan::log_started(config, &member);
 

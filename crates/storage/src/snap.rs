@@ -70,6 +70,25 @@ pub struct Snapshots {
     dir: PathBuf,
 }
 
+/// The bytes of a snapshot file, and what its name is made of.
+#[derive(Debug)]
+pub struct Marshalled {
+    term: Term,
+    index: LogIndex,
+    file: Vec<u8>,
+}
+
+/// Makes the bytes of the file of a snapshot, which must have an index.
+pub fn marshal(snapshot: &raftpb::Snapshot) -> Marshalled {
+    let metadata = snapshot.metadata.clone().unwrap_or_default();
+    assert!(metadata.index() > 0, "a snapshot of nothing");
+    let data = Bytes::from(snapshot.encode_to_vec());
+    let crc = Some(crc32c::crc32c(&data));
+    let file = snappb::Snapshot { crc, data: Some(data) }.encode_to_vec();
+    let (term, index) = (Term(metadata.term()), LogIndex(metadata.index()));
+    Marshalled { term, index, file }
+}
+
 impl Snapshots {
     /// The files in `dir`, which exists.
     pub fn new(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> Self {
@@ -83,13 +102,14 @@ impl Snapshots {
 
     /// Writes a snapshot, which must have an index, and makes it durable.
     pub fn save(&self, snapshot: &raftpb::Snapshot) -> Result<PathBuf, Error> {
-        let metadata = snapshot.metadata.clone().unwrap_or_default();
-        assert!(metadata.index() > 0, "a snapshot of nothing");
-        let data = Bytes::from(snapshot.encode_to_vec());
-        let crc = Some(crc32c::crc32c(&data));
-        let file = snappb::Snapshot { crc, data: Some(data) }.encode_to_vec();
-        let path = self.path(Term(metadata.term()), LogIndex(metadata.index()));
-        if let Err(source) = self.write(&path, &file) {
+        self.save_marshalled(&marshal(snapshot))
+    }
+
+    /// The same for a snapshot that is bytes already.
+    pub fn save_marshalled(&self, marshalled: &Marshalled) -> Result<PathBuf, Error> {
+        let Marshalled { term, index, file } = marshalled;
+        let path = self.path(*term, *index);
+        if let Err(source) = self.write(&path, file) {
             // A broken file would only be put aside later. The first error is the one that counts.
             self.disk.remove(&path).unwrap_or_default();
             return Err(Error { path, action: "write", source });

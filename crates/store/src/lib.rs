@@ -31,7 +31,7 @@ pub use apply::{Applied, ConfChanged, Response};
 pub use error::{ApplyError, ConfChangeError, Damage, Fatal, OpenError, ReadError};
 pub use membership::{Downgrade, Member};
 pub use mvcc::{
-    Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, TxnError, View,
+    Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, Swept, TxnError, View,
     is_read_only, read_txn,
 };
 pub use operation::{Counts, Operation};

@@ -28,7 +28,7 @@ use crate::backend::{Memtable, Tables};
 use crate::error::{Fatal, OpenError};
 use crate::lease::Lessor;
 use crate::load::{self, Loaded};
-use crate::mvcc::compact::Compaction;
+use crate::mvcc::compact::{Compaction, Swept};
 use crate::mvcc::{Change, Core, View};
 use crate::operation::Counts;
 use crate::schema;
@@ -87,6 +87,8 @@ pub struct Store {
     pub(crate) applied: (LogIndex, Term),
     /// What the entry under way has done to the keys.
     pub(crate) counts: Counts,
+    /// What the last slice of a removal did.
+    last_slice: Swept,
     frozen: LogIndex,
     creates_buckets: bool,
     pub(crate) compacted: Revision,
@@ -138,6 +140,7 @@ impl Store {
             removing: None,
             waiting: None,
             counts: Counts::default(),
+            last_slice: Swept::Nothing,
         };
         store.begin();
         Ok(store)
@@ -309,15 +312,20 @@ impl Store {
         self.swept
     }
 
+    /// What the last slice of a removal did.
+    pub fn last_slice(&self) -> Swept {
+        self.last_slice
+    }
+
     /// Does one bounded slice of the removal that compactions left to do. False when nothing is
     /// left; what was removed is on disk after the next commit.
     pub fn compact_slice(&mut self) -> Result<bool, Fatal> {
         let Some(compaction) = &mut self.removing else { return Ok(false) };
         let batch = self.options.compaction_batch.max(1);
         let (core, tables) = (&self.core, &self.tables);
-        let Some((hash, is_whole)) = compaction.slice(core, tables, &tables.active, batch)? else {
-            return Ok(true);
-        };
+        let done = compaction.slice(core, tables, &tables.active, batch)?;
+        self.last_slice = compaction.last;
+        let Some((hash, is_whole)) = done else { return Ok(true) };
         let at = compaction.at;
         if is_whole {
             core.hashes.store(hash);

@@ -11,7 +11,7 @@ use base::{LogIndex, Moment, RequestId};
 use node::{ApplyEffect, ApplyReceipt, Pending};
 use proto::raftpb::{ConfState, Entry, Snapshot};
 use storage::snap::{Document, DocumentMember};
-use store::{Applied, ApplyError, ConfChangeError, Member, Response, Shared, Store};
+use store::{Applied, ApplyError, ConfChangeError, Member, Response, Shared, Store, Swept};
 
 use crate::Fatal;
 use crate::handoff::{Frozenness, Handoff};
@@ -92,6 +92,11 @@ impl ApplyWorker {
         self.store.compact_slice()?;
         self.note_swept();
         Ok(ApplyReceipt::Changed { pending: self.pending() })
+    }
+
+    /// What the last slice did.
+    pub fn last_slice(&self) -> Swept {
+        self.store.last_slice()
     }
 
     fn apply(

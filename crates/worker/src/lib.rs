@@ -29,7 +29,7 @@ pub use apply::{ApplyWorker, Listener};
 pub use commit::CommitWorker;
 pub use handoff::Handoff;
 pub use install::{Place, ReceivedError, verify_received};
-pub use log::{LogWorker, Logged};
+pub use log::{LogWorker, Logged, Saved};
 
 /// The disk or the data is broken: say so and stop the process. One line.
 #[derive(Debug, Error)]

@@ -25,9 +25,20 @@ pub struct Logged {
     /// How long each sync took.
     pub syncs: Vec<Duration>,
     /// Snapshot files that were written.
-    pub snapshots: Vec<LogIndex>,
+    pub snapshots: Vec<Saved>,
     /// Files that were removed.
     pub purged: Vec<PathBuf>,
+}
+
+/// A snapshot file that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// The last entry it stands for.
+    pub index: LogIndex,
+    /// How long it took to make its bytes.
+    pub marshalled: Duration,
+    /// How long that took together with the write and the sync.
+    pub took: Duration,
 }
 
 /// Executes the log lane.
@@ -128,7 +139,11 @@ impl LogWorker {
         hard_state: Option<&raftpb::HardState>,
         logged: &mut Logged,
     ) -> Result<(), Fatal> {
-        self.snapshots.save(snapshot)?;
+        let begun = self.clock.now();
+        let bytes = storage::snap::marshal(snapshot);
+        let marshalled = self.clock.now() - begun;
+        self.snapshots.save_marshalled(&bytes)?;
+        let took = self.clock.now() - begun;
         let metadata = snapshot.metadata.clone().unwrap_or_default();
         self.wal.save_snapshot(&walpb::Snapshot {
             index: metadata.index,
@@ -140,7 +155,8 @@ impl LogWorker {
             self.wal.append(&[], Some(&raftpb::HardState { commit, ..*state }))?;
         }
         self.sync(logged)?;
-        logged.snapshots.push(LogIndex(metadata.index()));
+        let index = LogIndex(metadata.index());
+        logged.snapshots.push(Saved { index, marshalled, took });
         Ok(())
     }
 

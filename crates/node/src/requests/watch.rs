@@ -124,9 +124,10 @@ impl Session {
         let millis = u64::try_from(limits.progress_interval.as_millis()).unwrap_or(u64::MAX);
         // Streams that begin together must not all be told of their progress at once.
         let jitter = Duration::from_millis(rng.below(millis / 10 + 1));
+        let queue = shared.hub().queue();
         Self {
             shared,
-            queue: Arc::default(),
+            queue,
             watchers: BTreeMap::new(),
             catching_up: BTreeSet::new(),
             held_bytes: 0,

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::status::{Status, ok_trailers};
+use crate::metrics::Text;
 
 /// A response body.
 pub(crate) enum Body {
@@ -20,6 +21,8 @@ pub(crate) enum Body {
     Plain(Bytes),
     /// The same, and trailers behind it: it has no length in front.
     Trailed(Option<Bytes>, HeaderMap),
+    /// A text of `/metrics`, as long as it is not taken away.
+    Text(Text),
     /// One gRPC message in one piece, then success.
     Message(Bytes),
     /// The pieces of one gRPC message, then success.
@@ -56,6 +59,10 @@ impl http_body::Body for Body {
             Self::Trailed(Some(bytes), rest) => (Frame::data(bytes), Self::Trailed(None, rest)),
             Self::Trailed(None, rest) if rest.is_empty() => return Poll::Ready(None),
             Self::Trailed(None, rest) => (Frame::trailers(rest), Self::Empty),
+            Self::Text(mut text) => match text.next() {
+                Some(piece) => (Frame::data(piece), Self::Text(text)),
+                None => return Poll::Ready(None),
+            },
             Self::Message(bytes) => (Frame::data(bytes), Self::Trailers),
             Self::Chunks(mut chunks) => match chunks.pop_front() {
                 Some(chunk) => (Frame::data(chunk), Self::Chunks(chunks)),
@@ -99,6 +106,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Plain(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Text(text) => SizeHint::with_exact(text.left() as u64),
             _ => SizeHint::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! One call: who made it, what all calls are checked for, and its place in the metrics.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use base::MemberId;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) struct Call {
     request_bytes: usize,
     answer_bytes: usize,
     is_counted: bool,
+    is_heard_out: bool,
+    pub(super) began: Instant,
 }
 
 impl Call {
@@ -35,8 +38,17 @@ impl Call {
         peer: PeerAddress,
         headers: HeaderMap,
     ) -> Self {
-        let (request_bytes, answer_bytes) = (0, 0);
-        Self { api, method, peer, headers, request_bytes, answer_bytes, is_counted: false }
+        Self {
+            api,
+            method,
+            peer,
+            headers,
+            request_bytes: 0,
+            answer_bytes: 0,
+            is_counted: false,
+            is_heard_out: false,
+            began: Instant::now(),
+        }
     }
 
     /// Decodes a unary request, and checks what is checked of every call.
@@ -71,11 +83,7 @@ impl Call {
                 .map_err(|_| Rejected::InvalidClientApiVersion)?,
             None => "unknown",
         };
-        let kind = match self.method.info().kind {
-            Kind::Unary => "unary",
-            _ => "stream",
-        };
-        metrics.client_request(kind, version);
+        metrics.client_request(self.method.info().kind != Kind::Unary, version);
         if self.wants_leader() && !self.has_leader() {
             return Err(Rejected::NoLeader.into());
         }
@@ -105,6 +113,27 @@ impl Call {
         self.sent_many(1, bytes);
     }
 
+    /// Notes a refusal, which counts as a message to the client.
+    pub(super) fn refused(&mut self) {
+        if self.is_counted {
+            self.api.metrics.method(self.method).sent.increment();
+        }
+    }
+
+    /// Notes that nothing more comes in the stream, which counts as a message, once.
+    pub(super) fn received_end(&mut self) {
+        if !std::mem::replace(&mut self.is_heard_out, true) {
+            self.api.metrics.method(self.method).received.increment();
+        }
+    }
+
+    /// Notes that the last message of the stream was none: that is its end already, and counts as
+    /// if the client had taken the call back, whatever it is told.
+    pub(super) fn received_nonsense(&mut self) {
+        self.is_heard_out = true;
+        self.finish(CANCELED);
+    }
+
     /// Notes several messages to the client.
     pub(super) fn sent_many(&mut self, count: u64, bytes: usize) {
         self.answer_bytes += bytes;
@@ -115,7 +144,8 @@ impl Call {
     /// Notes the end by the number of its code.
     pub(super) fn finish(&mut self, code: usize) {
         if std::mem::take(&mut self.is_counted) {
-            self.api.metrics.handled(self.method, code);
+            let took = self.api.options.are_calls_timed.then(|| self.began.elapsed());
+            self.api.metrics.handled(self.method, code, took);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::LeaseId;
-use node::requests::lease;
+use node::requests::{Rejected, lease};
 use proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
@@ -19,6 +19,7 @@ use super::stream::Stream;
 use super::wire::{self, Messages};
 use crate::api::Api;
 use crate::cluster::leases;
+use crate::metrics::Broken;
 
 /// Grants a lease.
 pub(crate) async fn grant(
@@ -69,11 +70,15 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
         let request = tokio::select! {
             biased;
             status = stream.interrupted() => return Err(status),
-            request = requests.next() => request?,
+            request = requests.next() => request.inspect_err(|status| tell_broken(&api, status))?,
         };
         let Some(message) = request else { return Ok(()) };
         stream.call.received(message.len());
-        let LeaseKeepAliveRequest { id } = wire::decode_streamed(&message)?;
+        let LeaseKeepAliveRequest { id } =
+            wire::decode_streamed(&message).inspect_err(|status| {
+                tell_broken(&api, status);
+                stream.call.received_nonsense();
+            })?;
         // Before the renewal, so that a lease seen alive at a revision was alive at it.
         let header = Some(api.header());
         let ttl = tokio::select! {
@@ -82,5 +87,12 @@ pub(super) async fn keep_alive(stream: &mut Stream, mut requests: Messages) -> R
             status = stream.interrupted() => return Err(status),
         };
         stream.message(&LeaseKeepAliveResponse { header, id, ttl }).await?;
+    }
+}
+
+/// A client that goes breaks nothing.
+fn tell_broken(api: &Api, status: &Status) {
+    if *status != Rejected::Canceled.into() {
+        api.metrics.broken(Broken::Lease);
     }
 }

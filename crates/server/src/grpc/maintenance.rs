@@ -86,7 +86,7 @@ pub(super) fn status(api: &Api, _: &StatusRequest) -> Reply {
 /// so that the sizes told afterwards are true.
 pub(super) async fn defragment(api: &Api, _: &DefragmentRequest) -> Result<Reply, Status> {
     log::info("starting defragment").emit();
-    api.member.commit_now().await?;
+    api.metrics.defragment(api.member.commit_now()).await?;
     log::info("finished defragment").emit();
     Ok(Reply::of(&DefragmentResponse { header: None }))
 }

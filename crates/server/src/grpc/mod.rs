@@ -43,7 +43,6 @@ pub(crate) mod wire;
 use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
@@ -117,7 +116,6 @@ async fn unary(
     encoding: Encoding,
     followed: Option<Box<Followed>>,
 ) -> Response<Body> {
-    let began = Instant::now();
     let (answer, course, message) = match messages.only().await {
         Ok(received) => {
             call.received(received.len());
@@ -129,7 +127,7 @@ async fn unary(
         }
         Err(status) => (Err(status), Course::default(), Bytes::new()),
     };
-    let took = began.elapsed();
+    let took = call.began.elapsed();
     stats::tell(
         &call,
         followed,
@@ -142,6 +140,7 @@ async fn unary(
             success(reply.into_body(encoding), encoding)
         }
         Err(status) => {
+            call.refused();
             call.finish(status.number());
             failure(&status)
         }
@@ -238,6 +237,9 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             Method::Observe => locks::observe(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
+        if method.info().kind == Kind::BidiStream {
+            stream.call.received_end();
+        }
         stream.end(ended).await;
     });
     success(Body::Stream(items), encoding)

@@ -3,7 +3,9 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use base::Revision;
 use bytes::BytesMut;
 use node::requests::Rejected;
 use node::requests::watch::{Limits, Response, Session};
@@ -13,7 +15,8 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use super::status::Status;
 use super::stream::Stream;
 use super::wire::{self, Messages, PREFIX};
-use crate::metrics::Metrics;
+use crate::api::Api;
+use crate::metrics::{Broken, Metrics, WatchLoop};
 
 /// Counts a stream and its watchers while they live.
 struct Gauge {
@@ -74,26 +77,59 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
             biased;
             status = stream.interrupted() => return Err(canceled(status)),
             responses = responses => Next::Responses(responses.map_err(damaged)?),
-            request = requests.next(), if is_open => Next::Request(request.map_err(canceled)?),
+            request = requests.next(), if is_open => Next::Request(request.map_err(|status| {
+                tell_broken(&api, &status);
+                canceled(status)
+            })?),
             _ = ticks.tick() => Next::Tick,
         };
         match next {
-            Next::Request(None) => is_open = false,
+            Next::Request(None) => {
+                stream.call.received_end();
+                is_open = false;
+            }
             Next::Request(Some(message)) => {
                 stream.call.received(message.len());
-                session.handle(wire::decode_streamed(&message)?);
+                let request = wire::decode_streamed(&message).inspect_err(|status| {
+                    tell_broken(&api, status);
+                    stream.call.received_nonsense();
+                });
+                session.handle(request?);
                 gauge.set(session.watchers());
             }
-            Next::Tick => session.tick(),
+            Next::Tick => {
+                let begun = Instant::now();
+                session.tick();
+                api.metrics.watch_loop.progress.observe(begun.elapsed());
+            }
             Next::Responses(responses) => {
+                let begun = Instant::now();
                 for response in &responses {
                     send(stream, response).await.map_err(canceled)?;
                 }
                 stream.flush().await.map_err(canceled)?;
+                measure(&api.metrics.watch_loop, &responses, begun.elapsed());
                 gauge.set(session.watchers());
                 // A watcher that catches up must not keep the lane for itself.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+}
+
+/// Notes how long responses took that left together.
+fn measure(to: &WatchLoop, responses: &[Response], took: Duration) {
+    for response in responses {
+        let events = response.events.len() as u32;
+        let is_asked_for = response.compact_revision == Revision(0);
+        match (response.created, response.canceled && is_asked_for) {
+            // etcd does not look at the time of these.
+            (_, true) => {}
+            (true, false) => to.control.observe(took),
+            (false, false) => to.events.observe(took),
+        }
+        if events > 0 {
+            to.per_event.observe(took / events);
         }
     }
 }
@@ -106,6 +142,13 @@ async fn send(stream: &mut Stream, response: &Response) -> Result<(), Status> {
     wire::put_prefix(&mut bytes, 0, length);
     response.encode(header, &mut bytes);
     stream.push(bytes.freeze()).await
+}
+
+/// A client that goes breaks nothing.
+fn tell_broken(api: &Api, status: &Status) {
+    if *status != Rejected::Canceled.into() {
+        api.metrics.broken(Broken::Watch);
+    }
 }
 
 /// A client that is gone is told, if it still listens, in etcd's words for this stream.

@@ -13,7 +13,6 @@ mod health;
 mod peer;
 mod pprof;
 mod query;
-mod scrape;
 mod vars;
 
 use std::sync::Arc;
@@ -25,10 +24,10 @@ use hyper::body::Incoming;
 use crate::api::{Api, VERSION};
 use crate::gateway;
 use crate::grpc::Body;
+use crate::metrics;
 pub(crate) use access::Access;
 pub(crate) use peer::serve as serve_peer;
 use query::Query;
-pub(crate) use scrape::Scrapes;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -82,7 +81,7 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
     let get_only = request.method() != Method::GET;
     let query = Query::of(request.uri().query());
     match path {
-        "/metrics" => answer::with_type(METRICS, api.scrapes.text(api).await),
+        "/metrics" => show_metrics(api).await,
         "/health" if get_only => answer::method_not_allowed("GET"),
         "/health" => health::health(api, &query).await,
         _ if health::is_check(path) && get_only => answer::method_not_allowed("GET"),
@@ -96,6 +95,16 @@ async fn route(api: &Arc<Api>, offer: Offer, request: &Request<Incoming>) -> Res
         }
         _ => answer::not_found(),
     }
+}
+
+/// `/metrics`.
+async fn show_metrics(api: &Arc<Api>) -> Response<Body> {
+    let Some(text) = metrics::answer(api).await else {
+        return answer::error(StatusCode::SERVICE_UNAVAILABLE, "the server stops");
+    };
+    let mut response = Response::new(Body::Text(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, METRICS);
+    response
 }
 
 /// `/version` on the client port.

@@ -9,7 +9,8 @@ use proto::membershippb::Attributes;
 use proto::raftpb::Entry;
 use storage::datadir::DataDir;
 use storage::disk::Disk;
-use store::{Applied, StoreOptions};
+use store::{Applied, Operation, StoreOptions, Swept};
+use worker::Saved;
 use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, StartError};
 
 use super::{Network, SERVER_VERSION};
@@ -145,14 +146,22 @@ impl MemberConfig {
 
 /// Hears what happens on the member's threads, for logs and metrics. Must be quick.
 pub trait Observer: Send + Sync {
-    /// The log was synced.
+    /// The log was synced, and what waited for it was written before.
     fn wal_synced(&self, took: Duration);
     /// The database was committed.
     fn database_committed(&self, took: Duration);
     /// An entry is applied.
     fn applied(&self, applied: &Applied, entry: &Entry, took: Duration);
     /// A snapshot is on disk.
-    fn snapshot_saved(&self, index: u64);
+    fn snapshot_saved(&self, saved: Saved);
+    /// A database that another member sends is on disk.
+    fn database_received(&self, _took: Duration) {}
+    /// One slice of a compaction is done.
+    fn slice_swept(&self, _swept: Swept, _took: Duration) {}
+    /// A request that this member made by itself is applied.
+    fn own_request(&self, _operation: Operation, _took: Duration) {}
+    /// So many heartbeats of this leader left too late, and by how much.
+    fn heartbeats_late(&self, _count: u64, _exceeded: Duration) {}
     /// A compaction has removed its rows.
     fn compaction_finished(&self, revision: i64, took: Duration);
     /// Another member leads, or none.

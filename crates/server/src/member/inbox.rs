@@ -60,6 +60,11 @@ impl<T> Inbox<T> {
         self.offer(item, usize::MAX);
     }
 
+    /// How many items wait.
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().items.len()
+    }
+
     /// Takes everything, and waits for `timeout` at most when there is nothing. `None` when the
     /// inbox is closed and empty.
     pub(super) fn take(&self, timeout: Option<Duration>) -> Option<Vec<T>> {

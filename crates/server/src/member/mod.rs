@@ -19,6 +19,7 @@
 
 mod busy;
 mod config;
+mod heartbeats;
 mod inbox;
 mod network;
 mod threads;
@@ -278,6 +279,11 @@ impl Member {
     /// Messages of other members that did not fit in.
     pub fn messages_dropped(&self) -> u64 {
         self.0.links.received.dropped()
+    }
+
+    /// How much waits for the pump.
+    pub fn inbox_depth(&self) -> usize {
+        self.0.links.inbox.len()
     }
 
     /// How long a request may take.

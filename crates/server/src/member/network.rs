@@ -177,6 +177,7 @@ impl Handler for Mailbox {
         body: SnapshotBody,
     ) -> BoxFuture<'static, Result<(), ReceiveError>> {
         let (place, links) = (self.place.clone(), Arc::clone(&self.links));
+        let observer = Arc::clone(&self.observer);
         let number = self.receiving.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let metadata =
@@ -185,7 +186,9 @@ impl Handler for Mailbox {
             if index == LogIndex(0) {
                 return Err(ReceiveError::Save("the snapshot is of no entry".to_owned()));
             }
+            let begun = Instant::now();
             save(place, index, number, body).await.map_err(ReceiveError::Save)?;
+            observer.database_received(begun.elapsed());
             let input = Input::SnapshotReceived { message: Box::new(message) };
             match links.inbox.offer(input, INBOX_MAX + MESSAGES_MAX) {
                 Offered::Taken => Ok(()),

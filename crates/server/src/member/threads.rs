@@ -22,6 +22,7 @@ use store::{Applied, ApplyError, ConfChangeError, Response, Shared};
 use worker::bootstrap::{Opened, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
+use super::heartbeats::Heartbeats;
 use super::inbox::Inbox;
 use super::network::Outlet;
 use super::{Links, MemberConfig, Observer, Steps};
@@ -106,7 +107,7 @@ pub(super) fn spawn(
         observer: Arc::clone(&observer),
     };
     let commit = CommitWorker::new(opened.database, Arc::clone(&handoff));
-    let member = node.member;
+    let (member, heartbeat) = (node.member, node.heartbeat);
     let node = Node::new(node, started, ids, Box::new(shared))?;
 
     let mut threads = Vec::new();
@@ -151,7 +152,7 @@ pub(super) fn spawn(
         Box::new(move || run_commit(commit, &of, &ol.commit, &*oc, &*commit_observer)),
     )?;
     let (of, ol) = (Arc::clone(links), Arc::clone(&lanes));
-    let out = Out { member, outlet, handoff };
+    let out = Out { member, heartbeat, outlet, handoff };
     start("pump", Box::new(move || pump(node, &of, &ol, &out, &*clock, &*observer)))?;
     Ok(threads)
 }
@@ -159,6 +160,7 @@ pub(super) fn spawn(
 /// Where the pump sends what is for other members.
 struct Out {
     member: MemberId,
+    heartbeat: Duration,
     outlet: Outlet,
     handoff: Arc<Handoff>,
 }
@@ -173,6 +175,7 @@ fn pump(
     observer: &dyn Observer,
 ) -> Result<(), Fatal> {
     let mut leader = MemberId::NONE;
+    let mut heartbeats = Heartbeats::new(out.heartbeat);
     let mut disk_stalls = 0;
     let mut is_stopped = false;
     node.handle(Input::Tick { now: clock.now() });
@@ -187,6 +190,10 @@ fn pump(
             let status = node.status();
             links.is_alone.store(status.is_alone, Ordering::Release);
             *links.status.lock() = status;
+            let (late, exceeded) = heartbeats.leave(&effects.send, clock.now());
+            if late > 0 {
+                observer.heartbeats_late(late, exceeded);
+            }
             is_stopped |= dispatch(effects, links, lanes, out, clock);
         }
         let status = node.status();
@@ -195,6 +202,7 @@ fn pump(
         *links.status.lock() = status;
         if status.leader != leader {
             leader = status.leader;
+            heartbeats.forget();
             if leader == out.member {
                 *links.elected.lock() = Some(Instant::now());
             }
@@ -203,6 +211,9 @@ fn pump(
         if node.disk_stalls() != disk_stalls {
             disk_stalls = node.disk_stalls();
             observer.disk_stalled();
+        }
+        for (operation, took) in node.take_own_done() {
+            observer.own_request(operation, took);
         }
         let timeout = node.deadline() - clock.now();
         let Some(inputs) = links.inbox.take(Some(timeout)) else { break };
@@ -292,8 +303,8 @@ fn run_log(
         for took in logged.syncs {
             observer.wal_synced(took);
         }
-        for index in logged.snapshots {
-            observer.snapshot_saved(index.get());
+        for saved in logged.snapshots {
+            observer.snapshot_saved(saved);
         }
         for receipt in logged.receipts {
             links.inbox.push(Input::Logged(receipt));
@@ -402,6 +413,7 @@ impl Apply {
             return Ok(());
         }
         let receipt = self.worker.sweep()?;
+        self.observer.slice_swept(self.worker.last_slice(), self.clock.now() - now);
         links.inbox.push(Input::Applied(receipt));
         sweep.next = self.clock.now() + self.pause;
         if !self.worker.is_sweeping() {

@@ -4,11 +4,11 @@ use base::MemberId;
 use proto::etcdserverpb::AlarmType;
 use store::Operation;
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
 
 use super::process::Process;
 use super::text::{Kind, Page};
-use super::{CODES, Metrics};
+use super::{Broken, CODES, Metrics, WatchLoop, network, storage};
 use crate::api::{Api, VERSION};
 use crate::config::FEATURE_GATES;
 use crate::grpc::method::METHODS;
@@ -17,11 +17,13 @@ use crate::grpc::method::METHODS;
 pub(crate) fn render(api: &Api) -> String {
     let mut page = Page::default();
     consensus(&mut page, api);
-    storage(&mut page, api);
+    storage::show(&mut page, api);
+    network::show(&mut page, api);
+    own(&mut page, api);
     watching(&mut page, api);
     requests(&mut page, &api.metrics);
     times(&mut page, &api.metrics);
-    grpc(&mut page, &api.metrics);
+    grpc(&mut page, &api.metrics, api.options.are_calls_timed);
     process(&mut page);
     scrapes(&mut page, &api.metrics);
     page.finish()
@@ -51,11 +53,6 @@ fn consensus(page: &mut Page, api: &Api) {
     page.gauge("etcd_server_is_learner", "Whether this member has no vote.", is_learner);
     let changes = &metrics.leader_changes;
     page.counter("etcd_server_leader_changes_seen_total", "Leaders seen.", changes);
-    page.counter(
-        "quorate_disk_stalls_total",
-        "How often this member led, its disk did not answer, and it asked another one to lead.",
-        &metrics.disk_stalls,
-    );
     let committed = status.committed.get() as f64;
     page.gauge("etcd_server_proposals_committed_total", "The committed index.", committed);
     let applied = status.applied.get() as f64;
@@ -66,19 +63,20 @@ fn consensus(page: &mut Page, api: &Api) {
     page.counter("etcd_server_proposals_failed_total", "Proposals without an answer.", failed);
     let failed = &metrics.reads_failed;
     page.counter("etcd_server_read_indexes_failed_total", "Reads not confirmed.", failed);
+    let slow = &metrics.reads_slow;
+    page.counter("etcd_server_slow_read_indexes_total", "Reads not confirmed in time.", slow);
+    let late = &metrics.heartbeats_late;
+    let name = "etcd_server_heartbeat_send_failures_total";
+    page.counter(name, "Heartbeats that this leader sent too late.", late);
+    let expired = &metrics.leases_expired;
+    let name = "etcd_debugging_server_lease_expired_total";
+    page.counter(name, "Leases that this leader has ended.", expired);
+    let installing = metrics.installing.get() as f64;
+    let name = "etcd_server_snapshot_apply_in_progress_total";
+    page.gauge(name, "Whether a received snapshot takes the place of the state.", installing);
     let slow = &metrics.slow_applies;
     page.counter("etcd_server_slow_apply_total", "Applies that took long.", slow);
-    for member in api.store.members() {
-        let remote = member.id.to_string();
-        let labels = [("Local", id.as_str()), ("Remote", remote.as_str())];
-        page.sample("etcd_network_known_peers", "Members by id.", gauge, &labels, 1.0);
-    }
-    for alarm in api.store.alarms() {
-        let member = MemberId(alarm.member_id).to_string();
-        let kind = AlarmType::try_from(alarm.alarm).unwrap_or_default();
-        let labels = [("alarm_type", kind.as_str_name()), ("server_id", member.as_str())];
-        page.sample("etcd_debugging_server_alarms", "Alarms raised.", gauge, &labels, 1.0);
-    }
+    alarms(page, api);
     let promoted = &metrics.promotions;
     page.counter("etcd_server_learner_promote_successes", "Learners promoted.", promoted);
     for (reason, count) in &*metrics.promotions_failed.lock() {
@@ -93,68 +91,56 @@ fn consensus(page: &mut Page, api: &Api) {
     }
 }
 
-fn storage(page: &mut Page, api: &Api) {
+/// Alarms that are raised, and those that were.
+fn alarms(page: &mut Page, api: &Api) {
+    let kind = |number| AlarmType::try_from(number).unwrap_or_default();
+    let raised = api.store.alarms().into_iter();
+    let raised: BTreeSet<_> =
+        raised.map(|alarm| (MemberId(alarm.member_id), kind(alarm.alarm))).collect();
+    let seen = api.metrics.alarms_seen.lock().clone();
+    for (member, alarm) in seen.union(&raised) {
+        let is_raised = f64::from(u8::from(raised.contains(&(*member, *alarm))));
+        let id = member.to_string();
+        let labels = [("alarm_type", alarm.as_str_name()), ("server_id", id.as_str())];
+        let name = "etcd_debugging_server_alarms";
+        page.sample(name, "Alarms raised.", Kind::Gauge, &labels, is_raised);
+    }
+}
+
+/// What etcd does not have.
+fn own(page: &mut Page, api: &Api) {
     let metrics = &api.metrics;
+    page.counter(
+        "quorate_disk_stalls_total",
+        "How often this member led, its disk did not answer, and it asked another one to lead.",
+        &metrics.disk_stalls,
+    );
+    page.gauge(
+        "quorate_disk_stalled_seconds",
+        "How long the write or sync that is under way has lasted.",
+        metrics.disk.longest().as_secs_f64(),
+    );
+    page.gauge(
+        "quorate_inbox_depth",
+        "Requests, messages and receipts that wait for the member's main thread.",
+        api.member.inbox_depth() as f64,
+    );
     let view = api.store.view();
-    let total = api.store.db_size() as f64;
-    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Length of the database file.", total);
-    let in_use = api.store.db_size_in_use() as f64;
-    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it that hold data.", in_use);
-    // etcd shows its default for a quota of 0 and nothing for one that is off.
-    let quota = api.store.quota().unwrap_or(0) as f64;
-    page.gauge("etcd_server_quota_backend_bytes", "The space quota.", quota);
-    let (revision, compacted) = (view.revision().get(), view.compact_revision().get());
-    page.gauge("etcd_debugging_mvcc_current_revision", "The newest revision.", revision as f64);
-    let compacted = compacted as f64;
-    page.gauge("etcd_debugging_mvcc_compact_revision", "The newest compaction.", compacted);
-    let keys = api.store.index_size().live as f64;
-    page.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", keys);
-    page.gauge("etcd_debugging_auth_revision", "The revision of users and roles.", 1.0);
-    for (name, help, counter) in [
-        ("etcd_mvcc_put_total", "Puts.", &metrics.puts),
-        ("etcd_mvcc_range_total", "Ranges.", &metrics.ranges),
-        ("etcd_mvcc_delete_total", "Deletes.", &metrics.deletes),
-        ("etcd_mvcc_txn_total", "Transactions of several operations.", &metrics.txns),
-        ("etcd_debugging_lease_granted_total", "Leases granted.", &metrics.leases_granted),
-        ("etcd_debugging_lease_renewed_total", "Leases renewed.", &metrics.leases_renewed),
-        ("etcd_debugging_lease_revoked_total", "Leases revoked.", &metrics.leases_revoked),
-    ] {
-        page.counter(name, help, counter);
-    }
-    for (name, help, histogram) in [
-        ("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &metrics.wal_sync_seconds),
-        (
-            "etcd_disk_backend_commit_duration_seconds",
-            "Commits of the database.",
-            &metrics.commit_seconds,
-        ),
-        (
-            "etcd_disk_backend_snapshot_duration_seconds",
-            "Snapshots sent.",
-            &metrics.snapshot_seconds,
-        ),
-        ("etcd_mvcc_hash_duration_seconds", "Hashes of everything.", &metrics.hash_seconds),
-        ("etcd_mvcc_hash_rev_duration_seconds", "Hashes of keys.", &metrics.hash_rev_seconds),
-    ] {
-        page.histogram(name, help, histogram);
-    }
-    for (name, help, histogram) in [
-        ("etcd_debugging_lease_ttl_total", "Seconds of granted leases.", &metrics.lease_ttls),
-        (
-            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
-            "Removals of what compactions leave.",
-            &metrics.compaction_millis,
-        ),
-    ] {
-        page.histogram(name, help, histogram);
-    }
-    let at = metrics.compacted_at.load(Ordering::Relaxed) as f64;
-    let help = "When the last compaction was complete, in seconds since 1970.";
-    page.gauge("etcd_debugging_mvcc_db_compaction_last", help, at);
-    let bytes = metrics.put_bytes.get() as f64;
-    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values.", bytes);
-    // There is never a stop for a defragmentation.
-    page.gauge("etcd_disk_defrag_inflight", "Defragmentations under way.", 0.0);
+    page.gauge(
+        "quorate_database_pinned_bytes",
+        "Bytes of the database that are kept for reads and snapshots under way alone.",
+        view.database().pinned_bytes() as f64,
+    );
+    page.gauge(
+        "quorate_page_cache_bytes",
+        "Memory that holds pages of the database.",
+        view.database().cached_bytes() as f64,
+    );
+    page.gauge(
+        "quorate_index_bytes",
+        "Memory that the index of keys takes, about.",
+        api.store.index_size().bytes() as f64,
+    );
 }
 
 fn watching(page: &mut Page, api: &Api) {
@@ -170,12 +156,43 @@ fn watching(page: &mut Page, api: &Api) {
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", watchers);
     let slow = (watchers - api.store.hub().subscriptions() as f64).max(0.0);
     page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", slow);
+    let waiting = api.store.hub().events_waiting() as f64;
+    page.gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait.", waiting);
+    watch_loop(page, &metrics.watch_loop);
     page.count(
         "quorate_watchers_lagged_total",
         "How often a watcher's queue was full, so that it went back to history.",
         &[],
         lagging,
     );
+}
+
+/// How long messages to watchers took.
+fn watch_loop(page: &mut Page, watching: &WatchLoop) {
+    for (name, help, histogram) in [
+        (
+            "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
+            "Time to send events.",
+            &watching.events,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
+            "Time to send events, for each of them.",
+            &watching.per_event,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
+            "Time to send what is no event.",
+            &watching.control,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
+            "Time to find who is to be told of its progress.",
+            &watching.progress,
+        ),
+    ] {
+        page.histogram(name, help, histogram);
+    }
 }
 
 fn requests(page: &mut Page, metrics: &Metrics) {
@@ -195,20 +212,26 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     ] {
         page.counter(name, help, counter);
     }
-    for ((kind, version), counter) in metrics.client_requests.read().iter() {
-        page.count(
-            "etcd_server_client_requests_total",
-            "Requests by their client's version.",
-            &[("client_api_version", version), ("type", kind)],
-            counter.get(),
-        );
+    for (version, kind, count) in metrics.client_requests.counted() {
+        let labels = [("client_api_version", version), ("type", kind)];
+        let help = "Requests by their client's version.";
+        page.count("etcd_server_client_requests_total", help, &labels, count);
+    }
+    for what in Broken::ALL {
+        let count = metrics.broken_streams[what as usize].get();
+        if count > 0 {
+            let labels = [("API", what.name()), ("Type", "receive")];
+            let help = "Streams in which something came that is no request.";
+            page.count("etcd_network_server_stream_failures_total", help, &labels, count);
+        }
     }
     for ((kind, name), check) in metrics.health_checks.lock().iter() {
         let labels = [("name", *name), ("type", *kind)];
         let is_ok = f64::from(u8::from(check.is_ok));
         let help = "Whether a check was good the last time.";
         page.sample("etcd_server_healthcheck", help, Kind::Gauge, &labels, is_ok);
-        for (status, count) in [("error", check.errors), ("success", check.successes)] {
+        let results = [("error", check.errors), ("success", check.successes)];
+        for (status, count) in results.into_iter().filter(|(_, count)| *count > 0) {
             let labels = [("name", *name), ("status", status), ("type", *kind)];
             page.count("etcd_server_healthchecks_total", "Checks run.", &labels, count);
         }
@@ -232,41 +255,49 @@ fn times(page: &mut Page, metrics: &Metrics) {
     page.outcomes(name, help, &[], &metrics.range_seconds);
 }
 
-fn grpc(page: &mut Page, metrics: &Metrics) {
+/// Services that etcd adds when it has made the first values of all others: what is counted of
+/// them appears with the first call.
+const LATE_SERVICES: [&str; 2] = ["v3lockpb.Lock", "v3electionpb.Election"];
+
+fn grpc(page: &mut Page, metrics: &Metrics, are_calls_timed: bool) {
     for (method, counted) in METHODS.iter().zip(&metrics.methods) {
-        // etcd counts the calls of these services, and tells of them from the first one on.
-        let is_told_when_used =
-            ["v3lockpb.Lock", "v3electionpb.Election"].contains(&method.service);
-        if is_told_when_used && counted.started.get() == 0 {
-            continue;
-        }
         let labels = [
             ("grpc_method", method.name),
             ("grpc_service", method.service),
             ("grpc_type", method.kind.text()),
         ];
+        let is_shown = |is_used: bool| is_used || !LATE_SERVICES.contains(&method.service);
         for (name, help, counter) in [
             ("grpc_server_started_total", "Calls begun.", &counted.started),
             ("grpc_server_msg_received_total", "Messages received.", &counted.received),
             ("grpc_server_msg_sent_total", "Messages sent.", &counted.sent),
         ] {
-            page.count(name, help, &labels, counter.get());
+            if is_shown(counter.get() > 0) {
+                page.count(name, help, &labels, counter.get());
+            }
+        }
+        if are_calls_timed && is_shown(!counted.handling_seconds.is_unused()) {
+            let name = "grpc_server_handling_seconds";
+            page.counted(name, "Time of calls.", &labels, &counted.handling_seconds.counted());
         }
         for (code, counter) in CODES.iter().zip(&counted.handled) {
-            if is_told_when_used && counter.get() == 0 {
-                continue;
+            if is_shown(counter.get() > 0) {
+                let labels = [("grpc_code", *code), labels[0], labels[1], labels[2]];
+                page.count("grpc_server_handled_total", "Calls ended.", &labels, counter.get());
             }
-            let labels = [("grpc_code", *code), labels[0], labels[1], labels[2]];
-            page.count("grpc_server_handled_total", "Calls ended.", &labels, counter.get());
         }
     }
 }
 
-/// The answers with these metrics, without the one under way.
+/// The answers with these metrics: all so far, and those on their way, this one among them.
 fn scrapes(page: &mut Page, metrics: &Metrics) {
     let (name, help) = ("promhttp_metric_handler_requests_total", "Answers with metrics.");
-    page.count(name, help, &[("code", "200")], metrics.scrapes.get());
-    metrics.scrapes.increment();
+    // There is no other way to answer.
+    for (code, count) in [("200", metrics.scrapes.answered.get()), ("500", 0), ("503", 0)] {
+        page.count(name, help, &[("code", code)], count);
+    }
+    let (name, help) = ("promhttp_metric_handler_requests_in_flight", "Answers on their way.");
+    page.gauge(name, help, (metrics.scrapes.open() + 1) as f64);
 }
 
 fn process(page: &mut Page) {
@@ -284,6 +315,14 @@ fn process(page: &mut Page) {
         ("os_fd_limit", "Files that may be open.", process.files_max),
     ] {
         page.gauge(name, help, value as f64);
+    }
+    if let Some((received, sent)) = process.network {
+        for (name, help, bytes) in [
+            ("process_network_receive_bytes_total", "Bytes from the network.", received),
+            ("process_network_transmit_bytes_total", "Bytes to the network.", sent),
+        ] {
+            page.sample(name, help, Kind::Counter, &[], bytes as f64);
+        }
     }
     let help = "When the process began, in seconds since 1970.";
     page.gauge("process_start_time_seconds", help, process.started);

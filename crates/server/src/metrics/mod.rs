@@ -5,26 +5,40 @@
 //!  status, store     ────────────────────────┴─► text::Page ─► /metrics
 //! ```
 //!
-//! *Invariants.* A metric is shown only when its value is true; what is not measured yet is
-//! absent, never 0 for show.
+//! *Invariants.*
+//! 1. A metric is shown only when its value is true; what has no meaning here is absent, never 0
+//!    for show.
+//! 2. What is counted for each request takes no lock, allocates nothing and makes no text.
+//! 3. Showing stops nothing: it only reads.
 //!
-//! *Contract.* Names, labels and buckets of `facts` section 13: those of etcd v3.7.1.
+//! *Contract.* Names, labels and buckets of `facts` section 13: those of etcd v3.7.1. Our own
+//! begin with `quorate_`.
 
+mod disk;
 mod families;
+mod network;
+mod number;
 pub(crate) mod process;
+mod scrape;
+mod storage;
 mod text;
+mod versions;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
-use store::{Applied, ApplyError, Counts, Operation, Response};
+use base::MemberId;
+use parking_lot::Mutex;
+use proto::etcdserverpb::AlarmType;
+use store::{Applied, ApplyError, Counts, Operation, Response, Swept};
 
 use crate::grpc::method::{METHODS, Method};
 
-pub(crate) use families::render;
+pub(crate) use disk::Measured;
+pub(crate) use number::{Counter, Histogram, Level, Outcomes};
+pub(crate) use scrape::{Text, answer};
+use versions::Versions;
 
 /// gRPC codes by their number.
 pub(crate) const CODES: [&str; 17] = [
@@ -47,101 +61,73 @@ pub(crate) const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// Versions of clients that are counted apart; further ones count as `other`.
-const CLIENT_VERSIONS_MAX: usize = 64;
-
 /// Reasons of failure that are counted apart.
 const REASONS_MAX: usize = 64;
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, amount: u64) {
-        self.0.fetch_add(amount, Ordering::Relaxed);
-    }
-
-    pub(crate) fn increment(&self) {
-        self.add(1);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// A stream of a client in which something came that is no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    Watch,
+    Lease,
 }
 
-/// How often a measured value fell into which bucket.
-#[derive(Debug)]
-pub(crate) struct Histogram {
-    /// Ascending upper bounds.
-    bounds: Vec<f64>,
-    /// One more than `bounds`: the last is without bound.
-    buckets: Vec<Counter>,
-    /// The sum of all values, as the bits of a float.
-    sum: AtomicU64,
-}
+impl Broken {
+    const ALL: [Self; 2] = [Self::Watch, Self::Lease];
 
-impl Histogram {
-    /// `count` buckets, each twice as wide as the one before.
-    pub(crate) fn exponential(first: f64, count: usize) -> Self {
-        let bounds: Vec<_> =
-            std::iter::successors(Some(first), |bound| Some(bound * 2.0)).take(count).collect();
-        let buckets = (0..=count).map(|_| Counter::default()).collect();
-        Self { bounds, buckets, sum: AtomicU64::new(0f64.to_bits()) }
-    }
-
-    /// Counts a duration, in seconds.
-    pub(crate) fn observe(&self, duration: Duration) {
-        self.observe_value(duration.as_secs_f64());
-    }
-
-    /// Counts a value, in the unit of the bounds.
-    pub(crate) fn observe_value(&self, value: f64) {
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        self.buckets[at].increment();
-        let add = |bits: u64| Some((f64::from_bits(bits) + value).to_bits());
-        // Never refused: `add` always has a value.
-        let _sum = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-    }
-
-    fn sum(&self) -> f64 {
-        f64::from_bits(self.sum.load(Ordering::Relaxed))
-    }
-}
-
-/// A histogram of what went well and one of what did not.
-#[derive(Debug)]
-pub(crate) struct Outcomes {
-    good: Histogram,
-    bad: Histogram,
-}
-
-impl Outcomes {
-    fn exponential(first: f64, count: usize) -> Self {
-        let histogram = || Histogram::exponential(first, count);
-        Self { good: histogram(), bad: histogram() }
-    }
-
-    pub(crate) fn observe(&self, is_good: bool, duration: Duration) {
-        if is_good { &self.good } else { &self.bad }.observe(duration);
+    /// etcd's name of the stream.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Lease => "lease-keepalive",
+        }
     }
 }
 
 /// What is counted of one gRPC method.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MethodMetrics {
     pub(crate) started: Counter,
     pub(crate) received: Counter,
     pub(crate) sent: Counter,
     handled: [Counter; 17],
+    /// How long calls took; shown when that is asked for (`--metrics extensive`).
+    handling_seconds: Histogram,
+}
+
+impl Default for MethodMetrics {
+    fn default() -> Self {
+        let (started, received, sent) =
+            (Counter::default(), Counter::default(), Counter::default());
+        let (handled, handling_seconds) = (Default::default(), Histogram::usual());
+        Self { started, received, sent, handled, handling_seconds }
+    }
+}
+
+/// How long messages of watch streams took, from being taken up to being handed over.
+#[derive(Debug)]
+pub(crate) struct WatchLoop {
+    pub(crate) events: Histogram,
+    /// The same, for each event of the message.
+    pub(crate) per_event: Histogram,
+    /// Answers to what clients ask for.
+    pub(crate) control: Histogram,
+    /// Looks at which watchers are to be told of their progress.
+    pub(crate) progress: Histogram,
+}
+
+impl Default for WatchLoop {
+    fn default() -> Self {
+        let histogram = || Histogram::exponential(0.001, 14);
+        let (events, per_event) = (histogram(), histogram());
+        Self { events, per_event, control: histogram(), progress: histogram() }
+    }
 }
 
 /// Everything that the server counts itself.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     methods: Vec<MethodMetrics>,
-    client_requests: RwLock<BTreeMap<(&'static str, String), Arc<Counter>>>,
+    client_requests: Versions,
     health_checks: Mutex<BTreeMap<(&'static str, &'static str), HealthCheck>>,
     pub(crate) promotions: Counter,
     /// Learners that were not promoted, by the reason.
@@ -161,6 +147,8 @@ pub(crate) struct Metrics {
     pub(crate) watch_streams_ended: Counter,
     pub(crate) watchers: Counter,
     pub(crate) watchers_ended: Counter,
+    pub(crate) watch_loop: WatchLoop,
+    broken_streams: [Counter; 2],
     pub(crate) hash_seconds: Histogram,
     pub(crate) hash_rev_seconds: Histogram,
     pub(crate) range_seconds: Outcomes,
@@ -174,18 +162,44 @@ pub(crate) struct Metrics {
     /// Times that granted leases have.
     lease_ttls: Histogram,
     compaction_millis: Histogram,
+    /// Slices of compactions: of the index, and of rows.
+    index_slice_millis: Histogram,
+    row_slice_millis: Histogram,
+    rows_removed: Counter,
     /// When the last compaction has removed its rows, in seconds since 1970.
     compacted_at: AtomicU64,
     put_bytes: Counter,
-    pub(crate) scrapes: Counter,
+    scrapes: scrape::Scrapes,
     pub(crate) snapshot_seconds: Histogram,
-    pub(crate) wal_sync_seconds: Histogram,
-    pub(crate) commit_seconds: Histogram,
+    /// What the disk does now.
+    disk: disk::Underway,
+    wal_sync_seconds: Histogram,
+    wal_write_seconds: Histogram,
+    wal_write_bytes: Counter,
+    commit_seconds: Histogram,
+    /// Of a commit: until its pages are made, and until they are on disk.
+    commit_spill_seconds: Histogram,
+    commit_write_seconds: Histogram,
+    /// Writes and syncs of the database since its last commit, in nanoseconds.
+    database_writes: AtomicU64,
+    defragment_seconds: Histogram,
+    defragmenting: Level,
+    snap_marshal_seconds: Histogram,
+    snap_save_seconds: Histogram,
+    snap_sync_seconds: Histogram,
+    received_sync_seconds: Histogram,
+    pub(crate) received_save_seconds: Histogram,
+    pub(crate) installing: Level,
+    pub(crate) heartbeats_late: Counter,
+    pub(crate) leases_expired: Counter,
+    /// Alarms that were raised at any time since the start.
+    alarms_seen: Mutex<BTreeSet<(MemberId, AlarmType)>>,
     pub(crate) leader_changes: Counter,
     pub(crate) disk_stalls: Counter,
     pub(crate) slow_applies: Counter,
     pub(crate) proposals_failed: Counter,
     pub(crate) reads_failed: Counter,
+    pub(crate) reads_slow: Counter,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -199,7 +213,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             methods: METHODS.iter().map(|_| MethodMetrics::default()).collect(),
-            client_requests: RwLock::default(),
+            client_requests: Versions::default(),
             health_checks: Mutex::default(),
             promotions: Counter::default(),
             promotions_failed: Mutex::default(),
@@ -218,6 +232,8 @@ impl Default for Metrics {
             watch_streams_ended: Counter::default(),
             watchers: Counter::default(),
             watchers_ended: Counter::default(),
+            watch_loop: WatchLoop::default(),
+            broken_streams: Default::default(),
             hash_seconds: Histogram::exponential(0.01, 15),
             hash_rev_seconds: Histogram::exponential(0.01, 15),
             range_seconds: Outcomes::exponential(0.0001, 20),
@@ -227,17 +243,38 @@ impl Default for Metrics {
             apply_seconds: by_operation(|| Outcomes::exponential(0.0001, 20)),
             lease_ttls: Histogram::exponential(1.0, 24),
             compaction_millis: Histogram::exponential(100.0, 14),
+            index_slice_millis: Histogram::exponential(0.5, 14),
+            row_slice_millis: Histogram::exponential(1.0, 13),
+            rows_removed: Counter::default(),
             compacted_at: AtomicU64::new(0),
             put_bytes: Counter::default(),
-            scrapes: Counter::default(),
+            scrapes: scrape::Scrapes::default(),
             snapshot_seconds: Histogram::exponential(0.01, 17),
+            disk: disk::Underway::default(),
             wal_sync_seconds: Histogram::exponential(0.001, 14),
+            wal_write_seconds: Histogram::exponential(0.001, 14),
+            wal_write_bytes: Counter::default(),
             commit_seconds: Histogram::exponential(0.001, 14),
+            commit_spill_seconds: Histogram::exponential(0.001, 14),
+            commit_write_seconds: Histogram::exponential(0.001, 14),
+            database_writes: AtomicU64::new(0),
+            defragment_seconds: Histogram::exponential(0.1, 13),
+            defragmenting: Level::default(),
+            snap_marshal_seconds: Histogram::exponential(0.001, 14),
+            snap_save_seconds: Histogram::exponential(0.001, 14),
+            snap_sync_seconds: Histogram::exponential(0.001, 14),
+            received_sync_seconds: Histogram::exponential(0.001, 14),
+            received_save_seconds: Histogram::exponential(0.1, 10),
+            installing: Level::default(),
+            heartbeats_late: Counter::default(),
+            leases_expired: Counter::default(),
+            alarms_seen: Mutex::default(),
             leader_changes: Counter::default(),
             disk_stalls: Counter::default(),
             slow_applies: Counter::default(),
             proposals_failed: Counter::default(),
             reads_failed: Counter::default(),
+            reads_slow: Counter::default(),
         }
     }
 }
@@ -265,8 +302,61 @@ impl Metrics {
                 self.lease_ttls.observe_value(granted.ttl as f64);
             }
             Ok(Response::LeaseRevoke(_)) => self.leases_revoked.increment(),
+            Ok(Response::Alarm(told)) => {
+                let seen = |alarm: &proto::etcdserverpb::AlarmMember| {
+                    let kind = AlarmType::try_from(alarm.alarm).unwrap_or_default();
+                    (MemberId(alarm.member_id), kind)
+                };
+                self.alarms_seen.lock().extend(told.alarms.iter().map(seen));
+            }
             _ => {}
         }
+    }
+
+    /// Notes a commit of the database.
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit_seconds.observe(took);
+        let written = Duration::from_nanos(self.database_writes.swap(0, Ordering::Relaxed));
+        self.commit_write_seconds.observe(written);
+        self.commit_spill_seconds.observe(took.saturating_sub(written));
+    }
+
+    /// Notes a write or a sync of the database.
+    fn database_written(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.database_writes.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Notes a snapshot file: how long it took to make its bytes, and in all.
+    pub(crate) fn snapshot_saved(&self, marshalled: Duration, took: Duration) {
+        self.snap_marshal_seconds.observe(marshalled);
+        self.snap_save_seconds.observe(took);
+    }
+
+    /// Notes one slice of a compaction.
+    pub(crate) fn slice_swept(&self, swept: Swept, took: Duration) {
+        let millis = took.as_millis() as f64;
+        match swept {
+            Swept::Nothing => {}
+            Swept::Index => self.index_slice_millis.observe_value(millis),
+            Swept::Rows { removed } => {
+                self.row_slice_millis.observe_value(millis);
+                self.rows_removed.add(removed);
+            }
+        }
+    }
+
+    /// Does what a client takes for a defragmentation, and measures it.
+    pub(crate) async fn defragment<T>(&self, work: impl Future<Output = T>) -> T {
+        let (begun, _underway) = (std::time::Instant::now(), self.defragmenting.enter());
+        let done = work.await;
+        self.defragment_seconds.observe(begun.elapsed());
+        done
+    }
+
+    /// Counts a stream that its client has broken.
+    pub(crate) fn broken(&self, what: Broken) {
+        self.broken_streams[what as usize].increment();
     }
 
     /// Counts what a request did to the keys.
@@ -303,20 +393,17 @@ impl Metrics {
     }
 
     /// Counts the end of a call.
-    pub(crate) fn handled(&self, method: Method, code: usize) {
-        self.methods[method as usize].handled[code.min(CODES.len() - 1)].increment();
+    pub(crate) fn handled(&self, method: Method, code: usize, took: Option<Duration>) {
+        let counted = &self.methods[method as usize];
+        counted.handled[code.min(CODES.len() - 1)].increment();
+        if let Some(took) = took {
+            counted.handling_seconds.observe(took);
+        }
     }
 
     /// Counts a call by its client's version.
-    pub(crate) fn client_request(&self, kind: &'static str, version: &str) {
-        let key = (kind, version.to_owned());
-        if let Some(counter) = self.client_requests.read().get(&key) {
-            counter.increment();
-            return;
-        }
-        let mut all = self.client_requests.write();
-        let key = if all.len() < CLIENT_VERSIONS_MAX { key } else { (kind, "other".to_owned()) };
-        all.entry(key).or_default().increment();
+    pub(crate) fn client_request(&self, is_stream: bool, version: &str) {
+        self.client_requests.count(is_stream, version);
     }
 
     /// Counts a learner that was not promoted.
@@ -333,20 +420,5 @@ impl Metrics {
         let check = all.entry((kind, name)).or_default();
         check.is_ok = is_ok;
         if is_ok { check.successes += 1 } else { check.errors += 1 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_hold_what_is_not_above_their_bound() {
-        let histogram = Histogram::exponential(0.001, 3);
-        for micros in [500, 1_000, 1_001, 4_000, 4_001, 9_000_000] {
-            histogram.observe(Duration::from_micros(micros));
-        }
-        let counts: Vec<_> = histogram.buckets.iter().map(Counter::get).collect();
-        assert_eq!(counts, [2, 1, 1, 2]);
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Process {
     pub(crate) files_max: u64,
     /// Seconds since 1970.
     pub(crate) started: f64,
+    /// Bytes that the network of this process has received and sent; `None` when it does not say.
+    pub(crate) network: Option<(u64, u64)>,
 }
 
 impl Process {
@@ -25,7 +27,8 @@ impl Process {
         let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let virtual_max = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
         let open_files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
-        let known = Self { files_max, open_files, virtual_max, ..Self::default() };
+        let known =
+            Self { files_max, open_files, virtual_max, network: network(), ..Self::default() };
         let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return known };
         // After the name in parentheses: field 3 and on.
         let tail = stat.rsplit_once(')').map_or("", |(_, tail)| tail);
@@ -48,4 +51,16 @@ fn boot_time() -> Option<f64> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
     Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64() - uptime)
+}
+
+/// What the system counts of the network that the process sees, other processes on it included.
+fn network() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/self/net/netstat").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let find = |wanted: &str| {
+        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+        pairs.find(|(name, _)| *name == wanted)?.1.parse().ok()
+    };
+    Some((find("InOctets")?, find("OutOctets")?))
 }

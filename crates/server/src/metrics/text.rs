@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::number::Counted;
 use super::{Counter, Histogram, Outcomes};
 
 /// What kind of value a family has.
@@ -82,7 +83,7 @@ impl Page {
 
     /// A histogram.
     pub(super) fn histogram(&mut self, name: &'static str, help: &str, histogram: &Histogram) {
-        self.labelled(name, help, &[], histogram);
+        self.counted(name, help, &[], &histogram.counted());
     }
 
     /// A family of two histograms; one that has counted nothing is not shown, as in etcd.
@@ -94,31 +95,31 @@ impl Page {
         outcomes: &Outcomes,
     ) {
         for (success, histogram) in [("false", &outcomes.bad), ("true", &outcomes.good)] {
-            if histogram.buckets.iter().any(|bucket| bucket.get() > 0) {
+            if !histogram.is_unused() {
                 let mut labels = [&[("success", success)][..], label].concat();
                 labels.sort_unstable();
-                self.labelled(name, help, &labels, histogram);
+                self.counted(name, help, &labels, &histogram.counted());
             }
         }
     }
 
     /// One histogram of a family.
-    fn labelled(
+    pub(super) fn counted(
         &mut self,
         name: &'static str,
         help: &str,
         labels: &[(&str, &str)],
-        histogram: &Histogram,
+        counted: &Counted,
     ) {
         let family = self.family(name, help, Kind::Histogram);
         let mut total = 0;
-        let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
-        for (bound, count) in bounds.zip(&histogram.buckets) {
-            total += count.get();
+        let bounds = counted.bounds.iter().copied().chain([f64::INFINITY]);
+        for (bound, count) in bounds.zip(&counted.buckets) {
+            total += count;
             let labels = show(labels, Some(&number(bound)));
             let _ = writeln!(family, "{name}_bucket{labels} {total}");
         }
-        let (labels, sum) = (show(labels, None), number(histogram.sum()));
+        let (labels, sum) = (show(labels, None), number(counted.sum));
         let _ = writeln!(family, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}");
     }
 

@@ -13,6 +13,7 @@ use storage::datadir::DataDir;
 use storage::disk::{Disk, Faulty};
 use storage::{bolt, wal};
 use store::Response;
+use worker::Saved;
 use worker::bootstrap::{FileOptions, InitialMember, StartError};
 
 use server::clock::SystemClock;
@@ -24,7 +25,7 @@ impl Observer for Deaf {
     fn wal_synced(&self, _: Duration) {}
     fn database_committed(&self, _: Duration) {}
     fn applied(&self, _: &store::Applied, _: &proto::raftpb::Entry, _: Duration) {}
-    fn snapshot_saved(&self, _: u64) {}
+    fn snapshot_saved(&self, _: Saved) {}
     fn compaction_finished(&self, _: i64, _: Duration) {}
     fn leader_changed(&self, _: MemberId, _: u64) {}
     fn wal_repaired(&self, _: &str) {}

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::mutant::{Mutant, is_on};
 use bytes::Bytes;
@@ -261,6 +262,7 @@ impl Database {
             self.pager.cache.insert(PageId(id), page);
         }
         self.reclaim.committed(meta.txid, ids, built.dropped.into_iter());
+        self.pager.retired.store(self.reclaim.blocked_pages(), Ordering::Relaxed);
         let live_pages = self.view.live_pages() + made as u64 - dropped;
         self.view = View::new(self.pager.clone(), meta, live_pages, root);
     }

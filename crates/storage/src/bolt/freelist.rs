@@ -157,6 +157,11 @@ impl Reclaim {
         }
     }
 
+    /// Pages that wait for a live view to go.
+    pub(super) fn blocked_pages(&self) -> u64 {
+        self.blocked.values().flatten().map(|page| page.pages).sum()
+    }
+
     /// Notes the pages of a commit that is durable: those it made, those it no longer reaches.
     pub(super) fn committed(
         &mut self,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ pub(super) struct Pager {
     pub(super) cache: Cache,
     /// Live views by txid, and how many of each.
     pins: Mutex<BTreeMap<Txid, usize>>,
+    /// Pages that only views before the newest state read, as of the last commit.
+    pub(super) retired: AtomicU64,
 }
 
 impl Pager {
@@ -33,7 +36,8 @@ impl Pager {
         cache_bytes: usize,
     ) -> Self {
         let cache = Cache::new(cache_bytes);
-        Self { file, path, page_size, cache, pins: Mutex::default() }
+        let (pins, retired) = (Mutex::default(), AtomicU64::new(0));
+        Self { file, path, page_size, cache, pins, retired }
     }
 
     /// A page of a tree of a state with that high-water mark.
@@ -183,6 +187,11 @@ impl Pager {
                 pins.remove(&txid);
             }
         }
+    }
+
+    /// How many views are alive.
+    pub(super) fn views(&self) -> usize {
+        self.pins.lock().values().sum()
     }
 
     /// The live views, ascending.

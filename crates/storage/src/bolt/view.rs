@@ -1,6 +1,7 @@
 //! The database as of one commit.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -129,6 +130,16 @@ impl View {
     /// Bytes of the pages that the database keeps in memory, for all views together.
     pub fn cached_bytes(&self) -> usize {
         self.0.pager.cache.bytes()
+    }
+
+    /// How many states of the database are being read, this one included.
+    pub fn open_views(&self) -> usize {
+        self.0.pager.views()
+    }
+
+    /// Bytes of pages that are kept for views of earlier states alone, as of the last commit.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.0.pager.retired.load(Ordering::Relaxed) * self.0.pager.page_size as u64
     }
 
     /// The database file that holds exactly this state.

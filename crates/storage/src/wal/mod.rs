@@ -484,7 +484,7 @@ impl Wal {
 }
 
 /// Where a log is made before it gets its name.
-pub(crate) fn temporary_dir(dir: &Path) -> PathBuf {
+pub fn temporary_dir(dir: &Path) -> PathBuf {
     let mut name = dir.as_os_str().to_owned();
     name.push(".tmp");
     PathBuf::from(name)

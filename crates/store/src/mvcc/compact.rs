@@ -25,10 +25,27 @@ use crate::error::Damage;
 /// Chunks of the index that one slice compacts.
 const CHUNKS_PER_SLICE: usize = 8;
 
+/// What one slice of a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Swept {
+    /// There was nothing to do.
+    #[default]
+    Nothing,
+    /// It went through keys of the index.
+    Index,
+    /// It went through rows.
+    Rows {
+        /// How many it has removed.
+        removed: u64,
+    },
+}
+
 /// A compaction that is removing.
 #[derive(Debug)]
 pub(crate) struct Compaction {
     pub(crate) at: Revision,
+    /// What the last slice did.
+    pub(crate) last: Swept,
     /// Its hash counts everything since the one before, which had finished.
     hash_is_whole: bool,
     hasher: Option<Hasher>,
@@ -46,6 +63,7 @@ impl Compaction {
     pub(crate) fn new(at: Revision, previous: Revision, hash_is_whole: bool) -> Self {
         Self {
             at,
+            last: Swept::Nothing,
             hash_is_whole,
             hasher: Some(Hasher::new(previous, at)),
             phase: Phase::Keys { from: Box::default(), kept: Vec::new() },
@@ -62,6 +80,7 @@ impl Compaction {
     ) -> Result<Option<(HashKv, bool)>, Damage> {
         match &mut self.phase {
             Phase::Keys { from, kept } => {
+                self.last = Swept::Index;
                 for _ in 0..CHUNKS_PER_SLICE {
                     // The lock is taken anew for each chunk: readers get in between.
                     let progress =
@@ -80,7 +99,7 @@ impl Compaction {
             }
             Phase::Rows { from, kept } => {
                 let Some(hasher) = &mut self.hasher else { return Ok(None) };
-                let mut rows = 0;
+                let (mut rows, mut removed) = (0, 0);
                 for row in tables.scan(*from, self.at).take(batch) {
                     let row = row?;
                     rows += 1;
@@ -88,10 +107,12 @@ impl Compaction {
                     let keep = kept.holds(row.at) && !is_lost;
                     if !keep {
                         table.remove(row.at, row.tombstone);
+                        removed += 1;
                     }
                     hasher.row(&row, keep || kept.is_empty());
                     *from = row.at.next();
                 }
+                self.last = Swept::Rows { removed };
                 if rows == batch {
                     return Ok(None);
                 }

@@ -28,6 +28,7 @@ pub(crate) mod txn;
 mod view;
 pub(crate) mod write;
 
+pub use compact::Swept;
 pub use hash::{HashCache, HashKv};
 pub use index::IndexSize;
 pub use range::{RangeChunk, RangeSummary, Resume};

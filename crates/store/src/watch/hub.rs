@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::mutant::{Mutant, is_on};
 use base::{Revision, WatchId};
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::event::{Filter, encode_event};
 use super::intervals::{Interval, Intervals};
-use super::queue::{Batch, Drained, Lagging, Queue};
+use super::queue::{Batch, Drained, Lagging, Queue, Waiting};
 use crate::mvcc::{Change, View};
 
 /// What a watcher watches.
@@ -104,6 +105,7 @@ struct State {
 /// Where the store tells of changes, and streams ask to be told.
 pub struct Hub {
     state: Mutex<State>,
+    waiting: Waiting,
 }
 
 /// The events of one revision, encoded as far as somebody asked for them.
@@ -163,7 +165,18 @@ impl<'a> Encoder<'a> {
 impl Hub {
     /// A hub that begins after `revision`: what came before is history.
     pub fn new(revision: Revision) -> Self {
-        Self { state: Mutex::new(State { revision, ..State::default() }) }
+        let state = Mutex::new(State { revision, ..State::default() });
+        Self { state, waiting: Waiting::default() }
+    }
+
+    /// The queue of a new stream.
+    pub fn queue(&self) -> Arc<Queue> {
+        Arc::new(Queue::new(Arc::clone(&self.waiting)))
+    }
+
+    /// How many events wait for their streams.
+    pub fn events_waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Tells the changes of one revision to all who watch them. `view` shows that revision.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use base::{Revision, WatchId};
@@ -57,55 +58,77 @@ pub struct Drained {
 struct State {
     drained: Drained,
     bytes: usize,
+    events: u64,
     waker: Option<Waker>,
 }
 
 impl State {
-    fn take(&mut self) -> Drained {
+    fn take(&mut self, waiting: &Waiting) -> Drained {
         self.bytes = 0;
+        waiting.fetch_sub(std::mem::take(&mut self.events), Ordering::Relaxed);
         std::mem::take(&mut self.drained)
     }
 }
 
+/// How many events wait in all queues of a hub.
+pub(super) type Waiting = Arc<AtomicU64>;
+
 /// The queue of one stream.
 #[derive(Default)]
-pub struct Queue(Mutex<State>);
+pub struct Queue {
+    state: Mutex<State>,
+    waiting: Waiting,
+}
 
 impl Queue {
+    /// A queue whose events count among those that wait.
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self { state: Mutex::default(), waiting }
+    }
+
     /// Takes everything out; `waker` is called once there is something again. That holds even
     /// when something was taken: it may be of no use to the taker, who then waits on.
     pub fn drain(&self, waker: &Waker) -> Drained {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         match &mut state.waker {
             Some(old) => old.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
-        state.take()
+        state.take(&self.waiting)
     }
 
     /// Takes everything out, and leaves it to the last [`Queue::drain`] who is to be called.
     pub fn take(&self) -> Drained {
-        self.0.lock().take()
+        self.state.lock().take(&self.waiting)
     }
 
     /// Adds a batch, or says that there is no room.
     pub(super) fn push(&self, batch: Batch) -> bool {
         let bytes: usize = batch.events.iter().map(Bytes::len).sum();
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let waiting = state.drained.batches.len();
         if waiting > 0 && (waiting >= BATCHES_MAX || state.bytes + bytes > BYTES_MAX) {
             return false;
         }
         state.bytes += bytes;
+        let events = batch.events.len() as u64;
+        state.events += events;
+        self.waiting.fetch_add(events, Ordering::Relaxed);
         state.drained.batches.push_back(batch);
         wake(state);
         true
     }
 
     pub(super) fn push_lagging(&self, lagging: Lagging) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.drained.lagging.push(lagging);
         wake(state);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
@@ -119,7 +142,7 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     use super::*;
@@ -165,6 +188,19 @@ mod tests {
         assert_eq!(queue.take().batches.len(), 0);
         queue.push(batch(1));
         assert_eq!(called(), 2, "also after a drain that found something");
+    }
+
+    #[test]
+    fn events_wait_until_they_are_taken_or_the_stream_ends() {
+        let waiting = Waiting::default();
+        let waits = || waiting.load(Ordering::Relaxed);
+        let (one, other) = (Queue::new(Arc::clone(&waiting)), Queue::new(Arc::clone(&waiting)));
+        assert!(one.push(batch(1)) && one.push(batch(1)) && other.push(batch(1)));
+        assert_eq!(waits(), 3);
+        one.take();
+        assert_eq!(waits(), 1);
+        drop(other);
+        assert_eq!(waits(), 0);
     }
 
     #[test]
