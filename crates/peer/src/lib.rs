@@ -14,8 +14,9 @@
 //! once, and what does not fit is dropped and told to raft. 2. Every queue, buffer and wait has
 //! its bound in [`limits`]. 3. Bytes of others are parsed; none can crash or bloat this process.
 //!
-//! *Absent.* The rules of TLS (`net`'s; see [`TlsDial`]), log lines (see [`Event`]), files (see [`SnapshotBody`]), and what
-//! members ask of each other beside raft on the serving side: that is `server`'s.
+//! *Absent.* The rules of TLS (`net`'s; see [`TlsDial`]), log lines (see [`Event`]), files (see
+//! [`SnapshotBody`]), and what members ask of each other beside raft on the serving side: that is
+//! `server`'s.
 //!
 //! *Contract.* `server/etcdserver/api/rafthttp` of etcd v3.7.1.
 

@@ -28,8 +28,8 @@ pub(super) struct Authority {
     source: Source,
     purpose: Purpose,
     algorithms: Algorithms,
-    /// The bundle that counts, and what was made of it.
-    now: Mutex<(Arc<Bundle>, Arc<Trust>)>,
+    /// The bundle that counts, and what was made of it; nothing until somebody asks.
+    now: Mutex<Option<(Arc<Bundle>, Arc<Trust>)>>,
     report: Report,
 }
 
@@ -46,24 +46,24 @@ impl Authority {
         algorithms: &Algorithms,
         report: Report,
     ) -> Result<Self, TlsError> {
-        let (source, bundle) = if path.is_empty() {
-            (Source::Machine, Arc::new(machine_bundle()))
-        } else {
-            let reloaded =
-                Reloaded::new(vec![path.to_owned()], |contents| parse(&contents.concat()));
-            let bundle = reloaded.read().value?;
-            (Source::File(path.to_owned(), reloaded), bundle)
-        };
         let algorithms = algorithms.clone();
-        let trust = Trust::new(&bundle, purpose, algorithms.clone(), UnixTime::now());
-        let now = Mutex::new((bundle, Arc::new(trust)));
-        Ok(Self { source, purpose, algorithms, now, report })
+        let authority =
+            |source| Self { source, purpose, algorithms, now: Mutex::new(None), report };
+        if path.is_empty() {
+            return Ok(authority(Source::Machine));
+        }
+        let reloaded = Reloaded::new(vec![path.to_owned()], |contents| parse(&contents.concat()));
+        reloaded.read().value?;
+        let authority = authority(Source::File(path.to_owned(), reloaded));
+        authority.current();
+        Ok(authority)
     }
 
     /// Who is trusted now. A file that cannot be read changes nothing.
     pub(super) fn current(&self) -> Arc<Trust> {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = match &self.source {
-            Source::Machine => None,
+            Source::Machine => now.is_none().then(|| Arc::new(machine_bundle())),
             Source::File(path, reloaded) => {
                 let read = reloaded.read();
                 if let (Err(error), true) = (&read.value, read.is_news) {
@@ -78,15 +78,24 @@ impl Authority {
                 read.value.ok()
             }
         };
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let bundle = bundle.unwrap_or_else(|| Arc::clone(&now.0));
         let time = UnixTime::now();
-        let is_other = !Arc::ptr_eq(&bundle, &now.0) && bundle != now.0;
-        if is_other || now.1.is_over(time) {
-            let trust = Trust::new(&bundle, self.purpose, self.algorithms.clone(), time);
-            *now = (bundle, Arc::new(trust));
-        }
-        Arc::clone(&now.1)
+        let bundle = match (bundle, now.as_ref()) {
+            // A file that broke before it was read here: nobody is trusted.
+            (found, None) => found.unwrap_or_default(),
+            (found, Some((before, trust))) => {
+                let is_same = found
+                    .as_ref()
+                    .is_none_or(|found| Arc::ptr_eq(found, before) || found == before);
+                if is_same && !trust.is_over(time) {
+                    return Arc::clone(trust);
+                }
+                found.unwrap_or_else(|| Arc::clone(before))
+            }
+        };
+        let trust = Trust::new(&bundle, self.purpose, self.algorithms.clone(), time);
+        let trust = Arc::new(trust);
+        *now = Some((bundle, Arc::clone(&trust)));
+        trust
     }
 }
 

@@ -76,9 +76,13 @@ pub(super) fn is_beyond_us(certificate: &X509Certificate<'_>) -> bool {
         .any(|extension| extension.critical && !is_known(extension.parsed_extension()))
 }
 
-/// Splits off the first element of DER: its contents, and what follows it.
-pub(super) fn element(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&[_tag, first], rest) = der.split_first_chunk::<2>()?;
+/// Splits off a sequence at the beginning of DER: its contents, and what follows it.
+pub(super) fn sequence(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    const SEQUENCE: u8 = 0x30;
+    let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
+    if tag != SEQUENCE {
+        return None;
+    }
     let (length, rest) = if first < 0x80 {
         (usize::from(first), rest)
     } else {

@@ -108,7 +108,7 @@ fn message(number: u16, question: &str) -> Result<Vec<u8>, simple_dns::SimpleDns
 }
 
 /// What the bytes answer; nothing when they answer something else.
-fn read(number: u16, bytes: &[u8]) -> Option<Result<Vec<String>, &'static str>> {
+pub(super) fn read(number: u16, bytes: &[u8]) -> Option<Result<Vec<String>, &'static str>> {
     let packet = Packet::parse(bytes).ok()?;
     if packet.id() != number || !packet.has_flags(PacketFlag::RESPONSE) {
         return None;
@@ -125,6 +125,19 @@ fn read(number: u16, bytes: &[u8]) -> Option<Result<Vec<String>, &'static str>> 
         RCODE::NameError => Err("no such host"),
         _ => Err("server misbehaving"),
     })
+}
+
+/// The answer that 10.1.2.3 is m1.example.com.
+#[cfg(test)]
+pub(super) fn answer_for_tests(number: u16) -> Vec<u8> {
+    let question = pointer(Ipv4Addr::new(10, 1, 2, 3).into());
+    let asked = message(number, &question).expect("a message");
+    let mut reply = Packet::parse(&asked).expect("a question").into_reply();
+    let host = Name::new("m1.example.com").expect("a name");
+    let data = RData::PTR(simple_dns::rdata::PTR(host));
+    let name = Name::new(&question).expect("a name");
+    reply.answers.push(simple_dns::ResourceRecord::new(name, CLASS::IN, 60, data));
+    reply.build_bytes_vec().expect("an answer")
 }
 
 #[cfg(test)]
@@ -148,12 +161,7 @@ mod tests {
         let six = pointer("2001:db8::1".parse().expect("an address"));
         assert!(six.starts_with("1.0.0.0.") && six.ends_with("8.b.d.0.1.0.0.2.ip6.arpa"), "{six}");
         let asked = message(7, &four).expect("a message");
-        let mut reply = Packet::parse(&asked).expect("a question").into_reply();
-        let host = Name::new("m1.example.com").expect("a name");
-        let data = RData::PTR(simple_dns::rdata::PTR(host));
-        let name = Name::new(&four).expect("a name");
-        reply.answers.push(simple_dns::ResourceRecord::new(name, CLASS::IN, 60, data));
-        let bytes = reply.build_bytes_vec().expect("an answer");
+        let bytes = answer_for_tests(7);
         assert_eq!(read(7, &bytes), Some(Ok(vec!["m1.example.com".to_owned()])));
         assert_eq!(read(8, &bytes), None);
         assert_eq!(read(7, &asked), None);

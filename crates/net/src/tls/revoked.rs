@@ -45,7 +45,7 @@ fn trim(serial: &[u8]) -> &[u8] {
 }
 
 /// Reads DER, as etcd does; or PEM, as most tools write it.
-fn parse(contents: &[u8]) -> Result<Serials, TlsError> {
+pub(super) fn parse(contents: &[u8]) -> Result<Serials, TlsError> {
     let pem = CertificateRevocationListDer::from_pem_slice(contents).ok();
     let der = pem.as_ref().map_or(contents, |list| list.as_ref());
     let malformed = || TlsError("x509: malformed crl".to_owned());

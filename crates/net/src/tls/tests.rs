@@ -2,6 +2,7 @@
 //! That the outcomes are etcd's is shown in `compat/tls_test.go`, side by side.
 
 mod fixture;
+mod fuzz;
 
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,8 +11,14 @@ use rcgen::{
     BasicConstraints, CertifiedIssuer, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     KeyUsagePurpose, NameConstraints, SanType, SerialNumber, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use super::keys::{Keys, Side};
+use super::verifier::{Allowed, Servers};
 use super::*;
 use crate::stream::{PeerAddress, Stream};
 use fixture::{Shop, any, authority, authority_params, key, leaf, meet, meet_from};
@@ -350,6 +357,93 @@ async fn files_that_are_replaced_hold_for_the_next_connection() {
 }
 
 #[tokio::test]
+async fn a_client_shows_its_certificate_each_time_whatever_it_remembers() {
+    let shop = Shop::new();
+    let settings = shop.settings("good");
+    let keys = Keys::open(
+        (&settings.cert_file, &settings.key_file),
+        Side::Client,
+        any().provider,
+        shop.report(),
+    )
+    .map(Arc::new);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let server = shop.server(&settings).expect("settings");
+        let verifier = Servers { trust: None, allowed: Allowed::of(&settings), algorithms: any() };
+        let config = rustls::ClientConfig::builder_with_provider(any().provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(keys.as_ref().expect("keys")) as _);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        for _ in 0..3 {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let accept = async {
+                let accepted = server.accept(Stream::Unix(near), PeerAddress::Unix).await;
+                let (mut stream, _) = accepted.expect("served");
+                stream.write_all(b"x").await.expect("written");
+                stream.flush().await.expect("flushed");
+            };
+            let connect = async {
+                let name = "m.example".try_into().expect("a name");
+                let mut stream = connector.connect(name, far).await.expect("a handshake");
+                // With it comes whatever the server gives to remember.
+                stream.read_u8().await.expect("read");
+                stream.get_ref().1.handshake_kind()
+            };
+            let ((), kind) = tokio::join!(accept, connect);
+            assert_ne!(kind, Some(rustls::HandshakeKind::Resumed));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_without_its_key_is_worth_nothing() {
+    let shop = Shop::new();
+    let settings = shop.settings("good");
+    shop.issue("thief", leaf());
+    let read = |name: &str| std::fs::read(shop.path(name)).expect("a file");
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&read("good.pem")).map(|der| der.expect("PEM")).collect();
+    let key = PrivateKeyDer::from_pem_slice(&read("thief-key.pem")).expect("a key");
+    let key = any().provider.key_provider.load_private_key(key).expect("a key");
+    let stolen = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let verifier = Servers { trust: None, allowed: Allowed::of(&settings), algorithms: any() };
+        let builder = rustls::ClientConfig::builder_with_provider(any().provider)
+            .with_protocol_versions(&[version])
+            .expect("a version");
+        let config = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(&stolen) as _);
+        let server = shop.server(&settings).expect("settings");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let name = "m.example".try_into().expect("a name");
+        let (accepted, _) = tokio::join!(
+            server.accept(Stream::Unix(near), PeerAddress::Unix),
+            connector.connect(name, far)
+        );
+        let told = accepted.expect_err("refused").text;
+        assert_eq!(told, "tls: failed to verify certificate: x509: BadSignature");
+
+        let config = rustls::ServerConfig::builder_with_provider(any().provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&stolen) as _);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let client = shop.client(&settings);
+        let (_, connected) =
+            tokio::join!(acceptor.accept(near), client.connect(Stream::Unix(far), "m.example"));
+        assert!(connected.is_err());
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_overwritten_in_place_is_seen() {
     let shop = Shop::new();
     let server = shop.server(&shop.settings("good")).expect("settings");
@@ -357,8 +451,12 @@ async fn a_file_that_is_overwritten_in_place_is_seen() {
     // Not to be told by its length.
     let padded = |pem: String| format!("{pem:\n<1000}");
     let (ours, other) = (padded(shop.root.pem()), padded(authority("other").pem()));
+    let moment = std::time::SystemTime::now();
     for (contents, is_served) in [(&ours, true), (&other, false), (&ours, true)] {
         std::fs::write(shop.path("ca.pem"), contents).expect("written");
+        // Nor by its time: clocks of file systems tick slowly.
+        let file = std::fs::File::options().append(true).open(shop.path("ca.pem"));
+        file.expect("a file").set_modified(moment).expect("a time");
         assert_eq!(meet(&server, &client, "127.0.0.1").await.is_served(), is_served);
     }
 }
@@ -472,7 +570,6 @@ fn settings_that_do_not_fit_are_refused_in_etcds_words() {
 
 #[tokio::test]
 async fn what_is_no_handshake_is_refused_and_who_only_knocks_is_told_apart() {
-    use tokio::io::AsyncWriteExt as _;
     let shop = Shop::new();
     let server = shop.server(&shop.settings("good")).expect("settings");
     for (bytes, told, is_eof) in [

@@ -18,7 +18,7 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DistinguishedName, Error, RootCertStore};
 use x509_parser::certificate::X509Certificate;
 
-use super::certificate::{self, Purpose, element};
+use super::certificate::{self, Purpose, sequence};
 use super::names::Algorithms;
 use super::refused::refusal;
 
@@ -224,9 +224,9 @@ fn is_signed(
         return false;
     }
     // Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue }
-    let algorithm = element(der)
-        .and_then(|(contents, _)| element(contents))
-        .and_then(|(_, after)| element(after))
+    let algorithm = sequence(der)
+        .and_then(|(contents, _)| sequence(contents))
+        .and_then(|(_, after)| sequence(after))
         .map(|(algorithm, _)| algorithm);
     let Some(algorithm) = algorithm else { return false };
     let message = certificate.tbs_certificate.as_ref();
@@ -246,7 +246,7 @@ pub(super) fn is_signed_by_key(
 ) -> bool {
     let key = certificate.public_key();
     // SubjectPublicKeyInfo ::= SEQUENCE { algorithm, subjectPublicKey }
-    let kind = element(key.raw).and_then(|(contents, _)| element(contents)).map(|(kind, _)| kind);
+    let kind = sequence(key.raw).and_then(|(contents, _)| sequence(contents)).map(|(kind, _)| kind);
     kind == Some(algorithm.public_key_alg_id().as_ref())
         && key.subject_public_key.unused_bits == 0
         && algorithm.verify_signature(&key.subject_public_key.data, message, signature).is_ok()
