@@ -302,7 +302,7 @@ var badFlagSets = []string{
 	"--enable-distributed-tracing --distributed-tracing-sampling-rate=1000001",
 	"--initial-cluster=other=http://127.0.0.1:1", "--initial-cluster=x",
 	"--initial-cluster=default=http://127.0.0.1:2389", "--initial-cluster=", "--config-file=/nope",
-	"--config-file=/", "--max-wals=-1",}
+	"--config-file=/", "--max-wals=-1"}
 
 // badFiles: configuration files that cannot be.
 var badFiles = []string{
