@@ -50,9 +50,8 @@ pub(crate) async fn begin(
     if is_initialized {
         let beginning = match config.initial_cluster_state {
             ClusterState::Existing => Beginning::Resume,
-            // What a service said of the members is not asked for again.
-            ClusterState::New if config.initial_cluster.is_empty() => Beginning::Resume,
-            // A log that was left half made is completed by what the flags say.
+            // A log that was left half made is completed by what the flags say. What a service said
+            // of the members is not asked for again: then such a log is refused.
             ClusterState::New => found(config, &parsed.unwrap_or_default()),
         };
         return Ok(Begun { beginning, known: Vec::new() });

@@ -230,6 +230,10 @@ pub fn create(
         },
         false => None,
     };
+    if half_made.is_some() && members.is_empty() {
+        // Who asked a service for the members the first time does not know them any more.
+        return Err(StartError::HalfMade);
+    }
     let mut all: Vec<Member> = members
         .iter()
         .map(|member| Member {

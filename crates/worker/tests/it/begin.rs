@@ -133,3 +133,22 @@ fn a_member_that_is_alone_already_has_nothing_to_leave() {
     assert_eq!(forced, expected);
     assert_eq!(opened.restored.entries.len(), 1);
 }
+
+#[test]
+fn a_log_without_entries_is_completed_by_those_who_know_the_members_alone() {
+    let disk: Arc<dyn Disk> = Arc::new(Faulty::new(1));
+    let ids: Vec<MemberId> =
+        founders().iter().map(|member| bootstrap::member_id(&member.peer_urls, "t")).collect();
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    let identity = Identity { member: ids[1], cluster: bootstrap::cluster_id(&sorted) };
+    // As far as a founder comes that is killed at once.
+    bootstrap::join(&disk, &directory(), identity, &files()).unwrap();
+    let create =
+        |members: &[_]| bootstrap::create(&disk, &directory(), "b", members, "t", &files());
+    assert!(matches!(create(&[]), Err(StartError::HalfMade)));
+    create(&founders()).unwrap();
+    // Now the log says it.
+    create(&[]).unwrap();
+    assert_eq!(changes(&open(&disk).unwrap().restored.entries).len(), 3);
+}
