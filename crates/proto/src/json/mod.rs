@@ -27,6 +27,8 @@ mod values;
 mod writer;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 pub use base64::{put as put_base64, read as read_base64};

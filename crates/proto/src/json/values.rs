@@ -39,6 +39,15 @@ impl Values {
     /// The next value, if it is there as a whole.
     pub fn next_value(&mut self) -> Result<Option<Bytes>, Invalid> {
         while let Some(byte) = self.bytes.get(self.seen) {
+            if matches!(self.scanner.state, State::String) {
+                // Most of a request is one string; this is several times as fast.
+                let plain = |byte: &&u8| **byte >= 0x20 && !b"\"\\".contains(*byte);
+                let count = self.bytes[self.seen..].iter().take_while(plain).count();
+                if count > 0 {
+                    self.seen += count;
+                    continue;
+                }
+            }
             match self.scanner.step(*byte)? {
                 Step::Goes => self.seen += 1,
                 Step::EndsHere => {

@@ -12,7 +12,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -27,6 +29,7 @@ use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
@@ -45,6 +48,9 @@ const KEY_BYTES: usize = 16;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 4096;
+
+/// How long a websocket may take to end when the process stops.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 const BEARER: &str = "Bearer";
 const TOKEN_COOKIE: &str = "token";
@@ -289,13 +295,23 @@ async fn run(api: Arc<Api>, question: Question, upgraded: OnUpgrade) {
             }
         }
     };
-    let talk = async {
-        tokio::join!(Box::pin(answering), talk(TokioIo::new(upgraded), frames, sender, lines))
-    };
+    let mut talk = pin!(async {
+        // It ends with the lines, so with the answer; or without one, with the client.
+        let answering = async {
+            Box::pin(answering).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = talk(TokioIo::new(upgraded), frames, sender, lines) => {}
+            () = answering => {}
+        }
+    });
     tokio::select! {
-        _done = talk => {}
-        _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
+        () = talk.as_mut() => return,
+        _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
     }
+    // A stream ends by itself now; what waits for its client does not.
+    let _cut = timeout(FAREWELL_MAX, talk).await;
 }
 
 /// What the talk goes on with.
@@ -314,8 +330,8 @@ async fn talk(
 ) {
     let mut waiting = VecDeque::new();
     loop {
+        frames.pipe.received.reserve(READ_BYTES);
         let next = tokio::select! {
-            biased;
             part = lines.recv() => Next::Part(part),
             permit = sender.reserve(), if !waiting.is_empty() => Next::Taken(
                 permit.map(|permit| waiting.pop_front().map(|it| permit.send(it))).is_ok(),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::answer::{self, Failure, Messages, Part};
 use super::headers::Call;
 use super::input::{self, Broken, Input};
-use super::unary::{framed, grpc_request, request};
+use super::unary::{before, framed, grpc_request, request};
 use super::{PIECE_BYTES, PIECES_AHEAD};
 use crate::api::Api;
 use crate::grpc::{self, Body, Item, Source};
@@ -129,25 +129,14 @@ async fn send(
     deadline: Option<Instant>,
     mut outlet: Outlet,
 ) {
-    let sent = tokio::select! {
-        biased;
-        sent = send_all(called, method, &mut outlet) => sent,
-        () = until(deadline) => {
+    let sent = before(deadline, send_all(called, method, &mut outlet)).await;
+    match sent.unwrap_or(Err(Failure::DEADLINE)) {
+        Ok(()) => outlet.say(Head::Nothing),
+        Err(failure) => {
             // A line that is begun cannot be ended; what is not sent of it never will be.
             outlet.out.clear();
-            Err(Failure::DEADLINE)
+            outlet.fail(failure).await;
         }
-    };
-    match sent {
-        Ok(()) => outlet.say(Head::Nothing),
-        Err(failure) => outlet.fail(failure).await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -110,6 +110,8 @@ pub(super) async fn before<T>(
 ) -> Option<T> {
     match deadline {
         None => Some(work.await),
+        // What is over before it begins is not begun.
+        Some(deadline) if deadline <= Instant::now() => None,
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
     }
 }
