@@ -85,15 +85,12 @@ pub(crate) async fn serve(
     };
     let messages = Messages::new(body, encoding, api.options.receive_bytes_max);
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    let followed = match method.info().kind {
-        Kind::Unary => span::begin(&head.headers, authority, method.info().path),
-        _ => None,
-    };
+    let followed = span::begin(&head.headers, authority, method.info().path);
     let call = Call::new(api, method, peer, head.headers);
     let mut answer = pin!(async {
         match method.info().kind {
             Kind::Unary => unary(call, messages, encoding, followed).await,
-            _ => Box::pin(streaming(call, messages, encoding)).await,
+            _ => Box::pin(streaming(call, messages, encoding, followed)).await,
         }
     });
     let mut response = match timeout {
@@ -195,10 +192,16 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
 }
 
 /// Begins a stream of answers; it goes on in a task of its own, on the same thread.
-async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+async fn streaming(
+    mut call: Call,
+    mut messages: Messages,
+    encoding: Encoding,
+    followed: Option<Box<Followed>>,
+) -> Response<Body> {
     let method = call.method;
     if let Err(status) = call.check(method == Method::Snapshot) {
         call.finish(status.number());
+        stats::tell_stream(followed, &Bytes::new(), Err(&status));
         return failure(&status);
     }
     // A stream that is asked for with one message is refused before it begins.
@@ -210,6 +213,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             }
             Err(status) => {
                 call.finish(status.number());
+                stats::tell_stream(followed, &Bytes::new(), Err(&status));
                 return failure(&status);
             }
         },
@@ -217,6 +221,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
     };
     let (mut stream, items) = Stream::new(call, encoding);
     tokio::spawn(async move {
+        let message = request.clone();
         let ended = match method {
             Method::Watch => watch::run(&mut stream, messages).await,
             Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,
@@ -224,6 +229,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             Method::Snapshot => snapshot::send(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
+        stats::tell_stream(followed, &message, ended.as_ref().map(|()| ()));
         stream.end(ended).await;
     });
     success(Body::Stream(items), encoding)
