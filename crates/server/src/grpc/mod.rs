@@ -229,7 +229,7 @@ async fn streaming(
             Method::Snapshot => snapshot::send(&mut stream, request).await,
             _ => health::watch(&mut stream, request).await,
         };
-        stats::tell_stream(followed, &message, ended.as_ref().map(|()| ()));
+        stats::tell_stream(followed, &message, ended.as_ref().copied());
         stream.end(ended).await;
     });
     success(Body::Stream(items), encoding)
