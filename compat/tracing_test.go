@@ -140,6 +140,22 @@ var tracedRequests = []traced{
 	{"revoke", 2, func(ctx context.Context, conn *grpc.ClientConn) {
 		_, _ = pb.NewLeaseClient(conn).LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: 7})
 	}},
+	{"range stream", 2, func(ctx context.Context, conn *grpc.ClientConn) {
+		stream, err := pb.NewKVClient(conn).RangeStream(ctx, &pb.RangeRequest{Key: b("a")})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+	}},
+	{"watch", 1, func(ctx context.Context, conn *grpc.ClientConn) {
+		ctx, cancel := context.WithCancel(ctx)
+		stream, err := pb.NewWatchClient(conn).Watch(ctx)
+		if err == nil {
+			_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+				CreateRequest: &pb.WatchCreateRequest{Key: b("a")}}})
+			_, _ = stream.Recv()
+		}
+		cancel()
+	}},
 	{"status", 1, func(ctx context.Context, conn *grpc.ClientConn) {
 		_, _ = pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
 	}},
@@ -202,6 +218,9 @@ func describeSpans(spans []span, m *harness.Member) string {
 	slices.SortFunc(spans, func(a, b span) int { return -strings.Compare(a.Kind.String(), b.Kind.String()) })
 	var text strings.Builder
 	for _, s := range spans {
+		if s.Name == "watch" { // ours has none
+			continue
+		}
 		parent := "the caller's"
 		for _, other := range spans {
 			if string(other.SpanId) == string(s.ParentSpanId) {

@@ -87,15 +87,12 @@ pub(crate) async fn serve<B: Into<Source>>(
     };
     let messages = Messages::new(body.into(), encoding, api.options.receive_bytes_max);
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
-    let followed = match method.info().kind {
-        Kind::Unary => span::begin(&head.headers, authority, method.info().path),
-        _ => None,
-    };
+    let followed = span::begin(&head.headers, authority, method.info().path);
     let call = Call::new(api, method, peer, head.headers);
     let mut answer = pin!(async {
         match method.info().kind {
             Kind::Unary => unary(call, messages, encoding, followed).await,
-            _ => Box::pin(streaming(call, messages, encoding)).await,
+            _ => Box::pin(streaming(call, messages, encoding, followed)).await,
         }
     });
     let mut response = match timeout {
@@ -207,10 +204,16 @@ async fn rare(call: &mut Call, message: Bytes) -> Result<Reply, Status> {
 }
 
 /// Begins a stream of answers; it goes on in a task of its own, on the same thread.
-async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -> Response<Body> {
+async fn streaming(
+    mut call: Call,
+    mut messages: Messages,
+    encoding: Encoding,
+    followed: Option<Box<Followed>>,
+) -> Response<Body> {
     let method = call.method;
     if let Err(status) = call.check(method == Method::Snapshot) {
         call.finish(status.number());
+        stats::tell_stream(followed, &Bytes::new(), Err(&status));
         return failure(&status);
     }
     // A stream that is asked for with one message is refused before it begins.
@@ -222,6 +225,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
             }
             Err(status) => {
                 call.finish(status.number());
+                stats::tell_stream(followed, &Bytes::new(), Err(&status));
                 return failure(&status);
             }
         },
@@ -229,6 +233,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
     };
     let (mut stream, items) = Stream::new(call, encoding);
     tokio::spawn(async move {
+        let message = request.clone();
         let ended = match method {
             Method::Watch => watch::run(&mut stream, messages).await,
             Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,
@@ -240,6 +245,7 @@ async fn streaming(mut call: Call, mut messages: Messages, encoding: Encoding) -
         if method.info().kind == Kind::BidiStream {
             stream.call.received_end();
         }
+        stats::tell_stream(followed, &message, ended.as_ref().copied());
         stream.end(ended).await;
     });
     success(Body::Stream(items), encoding)

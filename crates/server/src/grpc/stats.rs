@@ -1,5 +1,4 @@
-//! What is told of a unary request after its end: a line when it was slow, a span when it is
-//! traced.
+//! What is told of a call after its end: a line when it was slow, spans when it is traced.
 
 use std::time::Duration;
 
@@ -118,13 +117,31 @@ pub(super) fn tell(call: &Call, followed: Option<Box<Followed>>, finished: &Fini
         };
         request.log(&call.api);
     }
-    if let Some(followed) = followed {
-        let (code, reason) = match answer {
-            Ok(_) => (0, ""),
-            Err(status) => (status.number(), &*status.message),
-        };
-        followed.finish(&Ended { message, course, code, reason });
-    }
+    finish(followed, message, course, answer.as_ref().map(|_| ()));
+}
+
+/// Tells of a stream that has ended, where somebody wants to know. `message` is what was asked, if
+/// that is one message.
+pub(super) fn tell_stream(
+    followed: Option<Box<Followed>>,
+    message: &Bytes,
+    ended: Result<(), &Status>,
+) {
+    finish(followed, message, Course::default(), ended);
+}
+
+fn finish(
+    followed: Option<Box<Followed>>,
+    message: &Bytes,
+    course: Course,
+    ended: Result<(), &Status>,
+) {
+    let Some(followed) = followed else { return };
+    let (code, reason) = match ended {
+        Ok(()) => (0, ""),
+        Err(status) => (status.number(), &*status.message),
+    };
+    followed.finish(&Ended { message, course, code, reason });
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! a few readings of the clock. 2. No value of a key is ever told, and no password. 3. A collector
 //! that is slow, or not there, holds up nothing: its spans are dropped, and counted in a log line.
 //!
-//! *Absent.* Spans of streams, and spans inside the member's threads.
+//! *Absent.* Spans of single watchers and keepalives in a stream, and of the member's threads.
 //!
 //! *Contract.* `server/embed/config_tracing.go` of etcd v3.7.1, its spans, and those of otelgrpc
 //! v0.68; OTLP 1.10 by gRPC.

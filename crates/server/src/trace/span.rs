@@ -216,16 +216,19 @@ fn inside(path: &str, message: &Bytes) -> Option<(&'static str, Vec<KeyValue>)> 
     let number = |name: &str, number: i64| attribute(name, Value::IntValue(number));
     let flag = |name: &str, flag: bool| attribute(name, Value::BoolValue(flag));
     Some(match path {
-        "/etcdserverpb.KV/Range" => {
+        "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => {
             let request: RangeRequest = read(message)?;
-            let attributes = vec![
+            let mut attributes = vec![
                 text("range_begin", &request.key),
                 text("range_end", &request.range_end),
                 number("rev", request.revision),
                 number("limit", request.limit),
                 flag("count_only", request.count_only),
-                flag("keys_only", request.keys_only),
             ];
+            if path.ends_with("Stream") {
+                return Some(("range_streaming", attributes));
+            }
+            attributes.push(flag("keys_only", request.keys_only));
             ("range", attributes)
         }
         "/etcdserverpb.KV/Put" => {
