@@ -72,7 +72,8 @@ fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
     Failure { code: failure::ERROR, text }
 }
 
-fn dispatch(root: &'static Command, line: Vec<Arg>) -> Outcome {
+/// The same with the words of the line, as far as the exit.
+pub(crate) fn dispatch(root: &'static Command, line: Vec<Arg>) -> Outcome {
     let (path, args) = command::find(root, line.clone()).map_err(|word| {
         let advice = format!("Run '{} --help' for usage.", root.name);
         misused(root, &help::unknown_command(root, &word), &advice)

@@ -121,3 +121,68 @@ impl Sizes {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base::Revision;
+    use storage::bolt::{Batch, Database, Options};
+    use store::{history, schema};
+
+    use super::*;
+    use crate::utl::fixture::{call, contents, data_dir, refused};
+
+    #[test]
+    fn the_database_is_replaced_by_a_smaller_one_with_the_same_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data_dir(dir.path());
+        let path = data.join("member/snap/db");
+        let mut database = Database::open(&Real, &path, Options::default()).unwrap();
+        let mut batch = Batch::default();
+        let name = |number: u32| bytes::Bytes::copy_from_slice(&number.to_be_bytes());
+        for number in 0..5000 {
+            batch.put(schema::LEASE, name(number), vec![7; 100].into());
+        }
+        database.commit(batch).unwrap();
+        let mut batch = Batch::default();
+        for number in 0..5000 {
+            batch.delete(schema::LEASE, name(number));
+        }
+        let view = database.commit(batch).unwrap();
+        let (size, hash) =
+            (view.size_bytes(), history(view.clone()).unwrap().hash_kv(Revision(0)).unwrap());
+        let data = data.to_str().unwrap();
+        // While it is in use nothing happens.
+        let before = contents(dir.path());
+        let told = refused(&["defrag", "--data-dir", data, "--timeout=1ms"]);
+        let expected = format!(
+            "Failed to defragment etcd data[{data}] ({}: the database is in use by another process)",
+            path.display()
+        );
+        assert_eq!(told, expected);
+        assert!(contents(dir.path()) == before);
+        drop((database, view));
+        // What a call left that was killed is no hindrance.
+        std::fs::write(path.with_file_name("db.tmp.defrag"), "half").unwrap();
+        call(&["defrag", "--data-dir", data]).unwrap();
+        let after = View::open(&Real, &path, 1 << 20).unwrap();
+        assert!(after.size_bytes() * 4 < size, "{} of {size}", after.size_bytes());
+        assert_eq!(history(after).unwrap().hash_kv(Revision(0)).unwrap(), hash);
+        let names = Real.list(path.parent().unwrap()).unwrap();
+        assert_eq!(names, [std::path::PathBuf::from("db")]);
+    }
+
+    #[test]
+    fn a_damaged_database_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = data_dir(dir.path());
+        let path = data.join("member/snap/db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[3 * 4096 + 8] ^= 0x40;
+        std::fs::write(&path, bytes).unwrap();
+        let before = contents(dir.path());
+        let told = refused(&["defrag", "--data-dir", data.to_str().unwrap()]);
+        assert!(told.contains("db: damaged at byte 12"), "{told}");
+        assert_eq!(told.lines().count(), 1);
+        assert!(contents(dir.path()) == before);
+    }
+}

@@ -6,7 +6,7 @@
 //! *Contract.* `etcdutl/etcdutl/hashkv_command.go` of etcd v3.7.1.
 
 use base::Revision;
-use store::{HashKv, history};
+use store::{HashKv, ReadError, history};
 
 use super::fail;
 use super::files::{check_exists, open_to_read, path};
@@ -31,7 +31,10 @@ fn run(call: &mut Call) -> Running<'_> {
         let file = path(&call.args[0]);
         check_exists(&file)?;
         let keys = history(open_to_read(call, &file)?).map_err(fail)?;
-        let hash = keys.hash_kv(Revision(call.values.int("rev"))).map_err(fail)?;
+        let hash = keys.hash_kv(Revision(call.values.int("rev"))).map_err(|error| match error {
+            ReadError::Compacted | ReadError::FutureRevision => fail(format!("mvcc: {error}")),
+            other => fail(other),
+        })?;
         print(render(format, &hash)?.as_bytes())
     })
 }

@@ -244,7 +244,16 @@ fn set_version(database: &mut Database, target: Layout) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use prost::Message as _;
+    use proto::etcdserverpb::DowngradeVersionTestRequest;
+    use proto::raftpb::{Entry, HardState};
+    use storage::bolt::View;
+    use storage::disk::Disk;
+
     use super::*;
+    use crate::utl::fixture::{call, data_dir, refused};
 
     #[test]
     fn targets_are_read_as_etcdutl_reads_them() {
@@ -282,5 +291,65 @@ mod tests {
         assert_eq!(plan(7, 9, None), Err(unknown("3.8.0")));
         assert_eq!(plan(9, 7, None), Err(unknown("3.9.0")));
         assert!(plan(7, 5, Some(Layout(3, 6))).unwrap_err().contains("WAL contains newer entries"));
+    }
+
+    /// A member's directory whose log has one request.
+    fn directory(dir: &Path, request: InternalRaftRequest) -> std::path::PathBuf {
+        let data = data_dir(dir);
+        let options = wal::Options { segment_bytes: 1 << 16, sync: false };
+        let disk: Arc<dyn Disk> = Arc::new(Real);
+        let log = data.join("member/wal");
+        let mut wal = wal::Wal::create(disk, &log, Bytes::from("metadata"), options).unwrap();
+        let entry = Entry {
+            term: Some(1),
+            index: Some(1),
+            data: Some(request.encode_to_vec().into()),
+            ..Entry::default()
+        };
+        let state = HardState { term: Some(1), vote: Some(1), commit: Some(1) };
+        wal.append(&[entry], Some(&state)).unwrap();
+        wal.close().unwrap();
+        data
+    }
+
+    fn version(data: &Path) -> Option<Bytes> {
+        let view = View::open(&Real, &data.join("member/snap/db"), 1 << 20).unwrap();
+        view.get(schema::META, schema::STORAGE_VERSION).unwrap()
+    }
+
+    #[test]
+    fn rows_go_to_every_version_that_is_known_and_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = directory(dir.path(), InternalRaftRequest::default());
+        let to =
+            |target| ["migrate", "--data-dir", data.to_str().unwrap(), "--target-version", target];
+        for (target, expected) in
+            [("3.7", Some("3.7.0")), ("3.5", None), ("3.7", Some("3.7.0")), ("3.6", Some("3.6.0"))]
+        {
+            call(&to(target)).unwrap();
+            assert_eq!(version(&data).as_deref(), expected.map(str::as_bytes), "{target}");
+        }
+        let reason = "cannot create migration plan: version \"3.8.0\" is not supported";
+        assert_eq!(refused(&to("3.8")), reason);
+        assert_eq!(version(&data).as_deref(), Some(&b"3.6.0"[..]));
+        call(&[&to("3.8")[..], &["--force"]].concat()).unwrap();
+        assert_eq!(version(&data).as_deref(), Some(&b"3.8.0"[..]));
+    }
+
+    #[test]
+    fn a_log_with_newer_requests_keeps_rows_from_going_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let test = DowngradeVersionTestRequest { ver: "3.7.0".into() };
+        let request =
+            InternalRaftRequest { downgrade_version_test: Some(test), ..Default::default() };
+        let data = directory(dir.path(), request);
+        let to =
+            |target| ["migrate", "--data-dir", data.to_str().unwrap(), "--target-version", target];
+        let reason = "cannot downgrade storage, WAL contains newer entries, as the target version \
+                      (3.6.0) is lower than the version (3.7.0) detected from WAL logs";
+        assert_eq!(refused(&to("3.6")), reason);
+        assert_eq!(version(&data).as_deref(), Some(&b"3.7.0"[..]));
+        call(&[&to("3.6")[..], &["--force"]].concat()).unwrap();
+        assert_eq!(version(&data).as_deref(), Some(&b"3.6.0"[..]));
     }
 }

@@ -21,6 +21,8 @@
 mod completion;
 mod defrag;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod hashkv;
 mod log;
 mod migrate;
