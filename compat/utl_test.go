@@ -310,6 +310,9 @@ func sameFiles(t *testing.T, both []utl) {
 	for _, name := range listed[0] {
 		theirs, ours := filepath.Join(both[0].dir, name), filepath.Join(both[1].dir, name)
 		switch {
+		case strings.HasPrefix(name, "bumped") && strings.HasSuffix(name, "snap/db"):
+			// etcdutl hashkv has begun the compaction that is scheduled in it. The corpus has
+			// compared the rows before that.
 		case strings.HasSuffix(name, "snap/db"):
 			databases++
 			if err := harness.CheckDB(ours); err != nil {
