@@ -95,6 +95,8 @@ pub(crate) struct Command {
     pub(crate) example: &'static str,
     pub(crate) style: Style,
     pub(crate) group: Group,
+    /// Whether help of the command above leaves it out, because etcd does not have it.
+    pub(crate) hidden: bool,
     /// Whether the usage line leaves out that there are flags.
     pub(crate) hides_flags: bool,
     pub(crate) args: Args,
@@ -116,6 +118,7 @@ impl Command {
         example: "",
         style: Style::Grouped,
         group: Group::None,
+        hidden: false,
         hides_flags: false,
         args: Args::Any,
         flags: &[],

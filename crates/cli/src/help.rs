@@ -90,6 +90,7 @@ pub(crate) fn usage_with(path: &[&'static Command], help: bool) -> String {
 
 fn commands(out: &mut String, command: &Command, grouped: bool) {
     let mut sorted = command.commands.to_vec();
+    sorted.retain(|command| !command.hidden);
     sorted.sort_by_key(|command| command.name);
     let width = sorted.iter().map(|c| c.name.len()).max().unwrap_or(0).max(NAME_WIDTH_MIN);
     let mut list = |title: &str, group: Option<Group>| {
@@ -153,6 +154,7 @@ pub(crate) fn unknown_command(root: &Command, word: &Arg) -> String {
     let near: Vec<&str> = root
         .commands
         .iter()
+        .filter(|command| !command.hidden)
         .map(|command| command.name)
         .filter(|name| {
             // Nobody means help when they mean something else.

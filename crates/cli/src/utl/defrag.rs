@@ -129,7 +129,7 @@ mod tests {
     use store::{history, schema};
 
     use super::*;
-    use crate::utl::fixture::{call, contents, data_dir, refused};
+    use crate::utl::tests::{call, contents, data_dir, refused};
 
     #[test]
     fn the_database_is_replaced_by_a_smaller_one_with_the_same_rows() {

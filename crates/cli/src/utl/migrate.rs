@@ -253,7 +253,7 @@ mod tests {
     use storage::disk::Disk;
 
     use super::*;
-    use crate::utl::fixture::{call, data_dir, refused};
+    use crate::utl::tests::{call, data_dir, refused};
 
     #[test]
     fn targets_are_read_as_etcdutl_reads_them() {

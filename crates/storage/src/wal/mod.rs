@@ -29,6 +29,7 @@ mod record;
 mod repair;
 mod replay;
 mod segment;
+mod survey;
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,6 +44,7 @@ use proto::{raftpb, walpb};
 pub use error::Error;
 pub use repair::Repair;
 pub(crate) use segment::hex;
+pub use survey::{Survey, Surveyed, survey};
 
 use crate::disk::{Disk, File, Open};
 use error::Doing;

@@ -11,6 +11,8 @@ mod tests;
 
 use crate::command::Command;
 
+pub(super) use status::status;
+
 pub(super) static SNAPSHOT: Command = Command {
     name: "snapshot",
     short: "Manages etcd node snapshots",

@@ -43,19 +43,19 @@ fn run(call: &mut Call) -> Running<'_> {
 
 /// What there is to say about a snapshot.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Status {
+pub(in crate::utl) struct Status {
     /// CRC-32C of all rows.
-    hash: u32,
-    revision: i64,
+    pub(in crate::utl) hash: u32,
+    pub(in crate::utl) revision: i64,
     /// Keys that are not deleted.
-    keys: usize,
+    pub(in crate::utl) keys: usize,
     bytes: u64,
     /// The version of the rows; empty before 3.6.
     version: String,
 }
 
 /// Reads all rows of a file.
-pub(super) fn status(view: &View, file: &Path) -> Outcome<Status> {
+pub(in crate::utl) fn status(view: &View, file: &Path) -> Outcome<Status> {
     let mut status = Status {
         hash: 0,
         revision: 0,

@@ -14,7 +14,7 @@ use storage::wal;
 use store::{Member, RevKey, history, schema};
 
 use super::status::status;
-use crate::utl::fixture::{
+use crate::utl::tests::{
     OLD, REVISION, call, contents, data_dir, database, refused, set_version, snapshot,
 };
 

@@ -1,4 +1,5 @@
-//! A small database, as a member leaves it, and calls of the tool, for tests.
+//! A small database, as a member leaves it, and calls of the tool, for the tests of all commands;
+//! and what every command has in common.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,9 @@ use store::mvcc::Parts;
 use store::{Member, RevKey, schema};
 
 use super::ROOT;
+use crate::command::{self, Args, Command, Parsed};
 use crate::failure::Outcome;
-use crate::tool;
+use crate::{help, tool};
 
 /// The newest revision in the database.
 pub(super) const REVISION: i64 = 41;
@@ -110,4 +112,67 @@ pub(super) fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         }
     }
     all
+}
+
+fn words(text: &str) -> Vec<command::Arg> {
+    text.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn every_command_has_valid_defaults_and_help() {
+    fn visit(path: &[&'static Command]) {
+        let command = path[path.len() - 1];
+        let parsed = command::parse(path, vec![], vec![]);
+        let needs =
+            command.flags.iter().any(|flag| flag.required) || !matches!(command.args, Args::Any);
+        assert_eq!(matches!(parsed, Ok(Parsed::Call(_))), !needs, "{}", command.name);
+        let text = help::help(path);
+        assert!(text.contains("Usage:\n  etcdutl") && text.ends_with('\n'), "{text}");
+        assert!(command.run.is_some() == command.commands.is_empty());
+        for child in command.commands {
+            visit(&[path, &[*child]].concat());
+        }
+    }
+    visit(&[&ROOT]);
+}
+
+#[test]
+fn arguments_and_flags_that_are_missing_are_told() {
+    for (line, error) in [
+        ("hashkv", "accepts 1 arg(s), received 0"),
+        ("hashkv a b", "accepts 1 arg(s), received 2"),
+        ("completion", "accepts 1 arg(s), received 0"),
+        ("completion csh", "invalid argument \"csh\" for \"etcdutl completion\""),
+        ("defrag", "required flag(s) \"data-dir\" not set"),
+        ("migrate", "required flag(s) \"data-dir\", \"target-version\" not set"),
+        (
+            "snapshot restore a --bump-revision -3",
+            "invalid argument \"-3\" for \"--bump-revision\" flag: \
+             strconv.ParseUint: parsing \"-3\": invalid syntax",
+        ),
+    ] {
+        let (path, args) = command::find(&ROOT, words(line)).expect(line);
+        let parsed = command::parse(&path, words(line), args);
+        assert_eq!(parsed.err().as_deref(), Some(error), "{line}");
+    }
+}
+
+#[test]
+fn the_root_is_laid_out_as_etcdutl_does() {
+    let expected = "Usage:\n  etcdutl [command]\n\nAvailable Commands:\n  \
+        completion  Generate completion script\n  \
+        defrag      Defragments the storage of the etcd\n  \
+        hashkv      Prints the KV history hash of a given file\n  \
+        help        Help about any command\n  \
+        migrate     Migrates schema of etcd data dir files to make them compatible with \
+        different etcd version\n  \
+        snapshot    Manages etcd node snapshots\n  \
+        version     Prints the version of etcdutl\n\nFlags:\n  \
+        -h, --help               help for etcdutl\n      \
+        --timeout duration   time to wait to obtain a file lock on db file, 0 to block \
+        indefinitely (default 10s)\n  \
+        -w, --write-out string   set the output format (fields, json, protobuf, simple, \
+        table) (default \"simple\")\n\n\
+        Use \"etcdutl [command] --help\" for more information about a command.\n";
+    assert_eq!(help::help(&[&ROOT]), expected);
 }
