@@ -52,6 +52,7 @@ fn defragment(call: &Call, path: &Path) -> Outcome {
     let after = replace(&before, path, &new).inspect_err(|_| {
         // Only what this call made: nobody else may, while the database is locked.
         let _ = std::fs::remove_file(&new);
+        let _ = std::fs::remove_file(path.with_file_name("db.tmp.defrag.tmp.new"));
     })?;
     let (old, new) = (sizes(path, &before), sizes(path, &after));
     let took = go::duration(start.elapsed());

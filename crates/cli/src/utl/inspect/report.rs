@@ -103,7 +103,9 @@ pub(super) struct Database {
 pub(super) struct Member {
     pub(super) id: String,
     pub(super) name: String,
+    #[serde(rename = "peerURLs")]
     pub(super) peer_urls: Vec<String>,
+    #[serde(rename = "clientURLs")]
     pub(super) client_urls: Vec<String>,
     pub(super) is_learner: bool,
 }

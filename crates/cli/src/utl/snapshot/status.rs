@@ -67,14 +67,21 @@ pub(in crate::utl) fn status(view: &View, file: &Path) -> Outcome<Status> {
     for bucket in view.buckets().map_err(damage)? {
         status.hash = crc32c::crc32c_append(status.hash, &bucket);
         let mut rows = view.scan(&bucket, &[]);
+        let mut before = Vec::new();
         while let Some((name, row)) = rows.next_row().map_err(damage)? {
+            let wrong = |what| {
+                let (bucket, name) = (bucket.escape_ascii(), name.escape_ascii());
+                fail(format!("{}: bucket {bucket}, row {name}: {what}", file.display()))
+            };
+            // Pages may be whole, and in each other's place.
+            if name <= before.as_slice() {
+                return Err(wrong("it does not come after the one before it"));
+            }
+            before.clear();
+            before.extend_from_slice(name);
             status.hash = crc32c::crc32c_append(status.hash, name);
             status.hash = crc32c::crc32c_append(status.hash, row);
             if bucket == schema::KEY {
-                let wrong = |what| {
-                    let name = name.escape_ascii();
-                    fail(format!("{}: bucket key, row {name}: {what}", file.display()))
-                };
                 let (at, tombstone) =
                     RevKey::decode(name).ok_or_else(|| wrong("not a revision"))?;
                 let parts = Parts::read(row).ok_or_else(|| wrong("not a key-value message"))?;

@@ -222,6 +222,31 @@ fn damaged_snapshots_are_refused_or_read() {
 }
 
 #[test]
+fn pages_in_each_others_place_are_noticed() {
+    let disk = Faulty::new(0);
+    let image = database(&disk, Path::new("/db")).view().image();
+    let mut bytes = image.read_at(0, image.len() as usize).unwrap().to_vec();
+    // The leaves that hold rows of revisions, by their first row.
+    let leaf = |page: usize| {
+        let page = &bytes[page * 4096..];
+        let (flags, row) = (page[8], 16 + usize::from(page[20]) + usize::from(page[21]) * 256);
+        (flags == 2).then(|| RevKey::decode(page.get(row..row + 17)?)).flatten()
+    };
+    let leaves: Vec<usize> = (2..bytes.len() / 4096).filter(|page| leaf(*page).is_some()).collect();
+    let (one, other) = (leaves[0] * 4096, leaves[1] * 4096);
+    for at in 8..4096 {
+        bytes.swap(one + at, other + at);
+    }
+    let (disk, path) = (Faulty::new(0), Path::new("/file"));
+    disk.open(path, Open::Create).unwrap().write_all_at(&bytes, 0).unwrap();
+    let told = match View::open(&disk, path, 1 << 20) {
+        Ok(view) => status(&view, path).unwrap_err().text,
+        Err(error) => error.finding(),
+    };
+    assert!(told.contains("/file: "), "{told}");
+}
+
+#[test]
 fn a_member_of_before_is_gone_from_its_database() {
     let dir = tempfile::tempdir().unwrap();
     let file = snapshot(&database(&Faulty::new(0), Path::new("/db")), dir.path());
