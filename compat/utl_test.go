@@ -189,6 +189,7 @@ func utlInputs(t *testing.T) string {
 
 // TestUtl runs one corpus with the real etcdutl and with `quorate utl`, on equal files.
 func TestUtl(t *testing.T) {
+	t.Parallel()
 	if realTwice() {
 		t.Skip("needs quorate's own utl")
 	}
@@ -203,16 +204,21 @@ func TestUtl(t *testing.T) {
 		copyAll(t, inputs, both[i].dir)
 	}
 	lines := parseCorpus(t, filepath.Join("testdata", "utl.txt"))
-	for _, c := range append(lines, command{text: "(nothing)"}) {
-		var seen [2]string
-		done := make(chan int)
-		for i, u := range both {
-			go func() { seen[i] = u.see(c); done <- i }()
-		}
-		<-done
-		<-done
-		if seen[0] != seen[1] {
-			t.Errorf("utl.txt:%d: %s\netcdutl:\n%squorate utl:\n%s", c.line, c.text, seen[0], seen[1])
+	var seen [2][]string
+	done := make(chan int)
+	for i, u := range both {
+		go func() {
+			for _, c := range append(slices.Clone(lines), command{text: "(nothing)"}) {
+				seen[i] = append(seen[i], u.see(c))
+			}
+			done <- i
+		}()
+	}
+	<-done
+	<-done
+	for i, c := range append(slices.Clone(lines), command{text: "(nothing)"}) {
+		if seen[0][i] != seen[1][i] {
+			t.Errorf("utl.txt:%d: %s\netcdutl:\n%squorate utl:\n%s", c.line, c.text, seen[0][i], seen[1][i])
 		}
 	}
 	sameHelp(t, both, lines)

@@ -31,13 +31,13 @@ fn main() -> ExitCode {
 /// What the name and the first word ask for, and the words that are left.
 fn choose(name: &OsString, mut words: Vec<OsString>) -> (Product, Vec<OsString>) {
     let name = Path::new(name).file_name().unwrap_or_default();
-    for (product, tool, word) in
-        [(Product::Ctl, "etcdctl", "ctl"), (Product::Utl, "etcdutl", "utl")]
-    {
+    let tools = [(Product::Ctl, "etcdctl", "ctl"), (Product::Utl, "etcdutl", "utl")];
+    let is_tool = tools.iter().any(|(_, tool, _)| name == *tool);
+    for (product, tool, word) in tools {
         if name == tool {
             return (product, words);
         }
-        if words.first().is_some_and(|first| first == word) {
+        if !is_tool && words.first().is_some_and(|first| first == word) {
             words.remove(0);
             return (product, words);
         }

@@ -185,5 +185,9 @@ mod tests {
         assert!(told.contains("db: damaged at byte 12"), "{told}");
         assert_eq!(told.lines().count(), 1);
         assert!(contents(dir.path()) == before);
+        std::fs::write(&path, []).unwrap();
+        let told = refused(&["defrag", "--data-dir", data.to_str().unwrap()]);
+        assert!(told.contains("db: damaged at byte 0: the file is empty"), "{told}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 }

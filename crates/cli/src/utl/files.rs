@@ -37,8 +37,12 @@ pub(super) fn open_to_read(call: &Call, path: &Path) -> Outcome<View> {
     with_lock(call, || View::open(&Real, path, CACHE_BYTES)).map_err(damage)
 }
 
-/// Opens a database to change it.
+/// Opens a database to change it. One without bytes is none: a member may make one of it.
 pub(super) fn open_to_write(call: &Call, path: &Path) -> Result<Database, bolt::Error> {
+    if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        let what = "the file is empty".to_owned();
+        return Err(bolt::Error::Corrupt { file: path.into(), offset: 0, what });
+    }
     with_lock(call, || Database::open(&Real, path, bolt::Options::default()))
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::batch::Batch;
 use super::db::{Database, Options};
 use super::error::Error;
+use super::page::Fault;
 use super::view::View;
 use crate::disk::Disk;
 
@@ -29,8 +32,18 @@ impl View {
             }
             let mut batch = Batch::default();
             batch.create_bucket(&bucket);
+            let mut before = Bytes::new();
             for row in self.scan(&bucket, &[]) {
                 let (key, value) = row?;
+                // Sorting them anew would hide that pages are in each other's place.
+                if key <= before {
+                    let (bucket, key) = (bucket.escape_ascii(), key.escape_ascii());
+                    let what = format!(
+                        "bucket {bucket}, row {key}: it does not come after the one before it"
+                    );
+                    return Err(self.pager().corrupt(0, Fault { at: 0, what }));
+                }
+                before = key.clone();
                 batch.put(&bucket, key, value);
                 if batch.len() >= ROWS_MAX || batch.bytes() >= BYTES_MAX {
                     copy.commit(std::mem::take(&mut batch))?;
@@ -46,8 +59,6 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::disk::{Faulty, Open};
 
@@ -88,6 +99,32 @@ mod tests {
         assert_eq!(rows(&read).len(), 2000);
         drop(read);
         Database::open(&disk, Path::new("/d/copy"), Options::default()).unwrap();
+    }
+
+    #[test]
+    fn pages_in_each_others_place_are_not_sorted_anew() {
+        let disk = Faulty::new(0);
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let path = Path::new("/d/db");
+        let mut database = Database::open(&disk, path, Options::default()).unwrap();
+        let mut batch = Batch::default();
+        batch.create_bucket(b"rows");
+        for number in 0..200 {
+            batch.put(b"rows", key(number), Bytes::from(vec![7; 100]));
+        }
+        drop(database.commit(batch).unwrap());
+        drop(database);
+        let mut bytes = disk.read(path).unwrap();
+        let rows =
+            |page: &usize| u16::from_le_bytes([bytes[page * 4096 + 10], bytes[page * 4096 + 11]]);
+        let leaves: Vec<usize> = (2..8).filter(|page| rows(page) > 20).collect();
+        for at in 8..4096 {
+            bytes.swap(leaves[0] * 4096 + at, leaves[1] * 4096 + at);
+        }
+        disk.open(path, Open::Write).unwrap().write_all_at(&bytes, 0).unwrap();
+        let view = View::open(&disk, path, 1 << 20).unwrap();
+        let error = view.rewrite(&disk, Path::new("/d/copy")).map(drop).unwrap_err().finding();
+        assert!(error.ends_with("it does not come after the one before it"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use storage::disk::{Disk as _, Real};
 use storage::wal;
@@ -23,12 +23,36 @@ use crate::utl::fail;
 /// A directory being made. What was made is removed again unless [`Directory::publish`] is called.
 pub(super) struct Directory {
     root: PathBuf,
-    /// Where the log is to be, if that is not below `root`.
-    wal: Option<PathBuf>,
+    log: Log,
     /// The directories above those under way that this made, outermost first.
     parents: Vec<PathBuf>,
     /// Whether those under way are this one's to remove.
     under_way: bool,
+}
+
+/// Where the log is to be.
+enum Log {
+    /// In the member's directory, by the rest of its path.
+    Inside(PathBuf),
+    Elsewhere(PathBuf),
+}
+
+impl Log {
+    fn new(root: &Path, wal: &Path) -> io::Result<Self> {
+        let member = path::absolute(root.join("member"))?;
+        Ok(match path::absolute(wal)?.strip_prefix(member) {
+            Ok(rest) => Self::Inside(rest.to_owned()),
+            Err(_) => Self::Elsewhere(wal.to_owned()),
+        })
+    }
+
+    /// The directory, if it is given its name for itself.
+    fn elsewhere(&self) -> Option<&Path> {
+        match self {
+            Self::Inside(_) => None,
+            Self::Elsewhere(wal) => Some(wal),
+        }
+    }
 }
 
 /// Names what was attempted on what.
@@ -40,12 +64,14 @@ fn cannot(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure + use<
 impl Directory {
     /// Begins to make the directory `root`, with the log at `wal`.
     pub(super) fn begin(root: &Path, wal: &Path) -> Outcome<Self> {
-        let wal = (wal != root.join("member").join("wal")).then(|| wal.to_owned());
-        let mut this = Self { root: root.to_owned(), wal, parents: Vec::new(), under_way: false };
-        this.create_parents(root)?;
-        if let Some(parent) = this.wal.as_deref().and_then(Path::parent).map(Path::to_owned) {
-            this.create_parents(&parent)?;
+        let log = Log::new(root, wal).map_err(cannot("find", wal))?;
+        if let Log::Inside(rest) = &log
+            && (rest.as_os_str().is_empty() || rest.starts_with("snap"))
+        {
+            return Err(fail(format!("wal-dir {} is where the database is to be", wal.display())));
         }
+        let mut this = Self { root: root.to_owned(), log, parents: Vec::new(), under_way: false };
+        this.create_parents(root)?;
         let (member, wal, snap) = (this.member(), this.wal(), this.snap());
         for path in [&member, &wal, &wal::temporary_dir(&wal)] {
             if path.symlink_metadata().is_ok() {
@@ -54,6 +80,9 @@ impl Directory {
         }
         this.under_way = true;
         Real.create_dir_all(&snap).map_err(cannot("create", &snap))?;
+        if let Some(parent) = wal.parent() {
+            this.create_parents(parent)?;
+        }
         Ok(this)
     }
 
@@ -82,9 +111,9 @@ impl Directory {
 
     /// Where the log is made.
     pub(super) fn wal(&self) -> PathBuf {
-        match &self.wal {
-            None => self.member().join("wal"),
-            Some(wal) => {
+        match &self.log {
+            Log::Inside(rest) => self.member().join(rest),
+            Log::Elsewhere(wal) => {
                 let mut name = wal.as_os_str().to_owned();
                 name.push(".restored");
                 PathBuf::from(name)
@@ -96,19 +125,12 @@ impl Directory {
     pub(super) fn publish(mut self) -> Outcome {
         let member = self.member();
         Real.sync_dir(&member).map_err(cannot("sync", &member))?;
-        if let Some(wal) = &self.wal {
-            let made = self.wal();
-            Real.rename(&made, wal).map_err(cannot("rename", &made))?;
-        }
         let name = self.root.join("member");
-        let renamed = match &self.wal {
-            Some(wal) => sync_parent(wal),
-            None => Ok(()),
-        };
-        let renamed =
-            renamed.and_then(|()| Real.rename(&member, &name).map_err(cannot("rename", &member)));
+        let renamed = self
+            .publish_log()
+            .and_then(|()| Real.rename(&member, &name).map_err(cannot("rename", &member)));
         if let Err(failure) = renamed {
-            if let Some(wal) = &self.wal {
+            if let Some(wal) = self.log.elsewhere() {
                 // It was not there before, and it is this one's.
                 let _ = fs::remove_dir_all(wal);
             }
@@ -117,6 +139,16 @@ impl Directory {
         self.under_way = false;
         self.parents.clear();
         sync_parent(&name)
+    }
+}
+
+impl Directory {
+    /// Gives a log elsewhere its name.
+    fn publish_log(&self) -> Outcome {
+        let Some(wal) = self.log.elsewhere() else { return Ok(()) };
+        let made = self.wal();
+        Real.rename(&made, wal).map_err(cannot("rename", &made))?;
+        sync_parent(wal)
     }
 }
 

@@ -100,6 +100,33 @@ fn the_log_may_be_elsewhere_and_revisions_may_jump() {
 }
 
 #[test]
+fn the_log_may_be_anywhere_but_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = snapshot(&database(&Faulty::new(0), Path::new("/db")), dir.path());
+    for (place, fits) in [
+        ("member/log", true),
+        ("member/a/b", true),
+        ("log", true),
+        ("member/snap", false),
+        ("member", false),
+    ] {
+        let data = dir.path().join("data");
+        let log = data.join(place);
+        let line = ["snapshot", "restore", text(&file), "--data-dir", text(&data), "--wal-dir"];
+        let line = [&line[..], &[text(&log)]].concat();
+        if fits {
+            call(&line).unwrap();
+            assert_eq!(wal::snapshots(&Real, &log).unwrap().len(), 2, "{place}");
+            open(&data.join("member/snap/db"));
+            std::fs::remove_dir_all(&data).unwrap();
+        } else {
+            assert!(refused(&line).ends_with("is where the database is to be"));
+            assert!(!data.exists());
+        }
+    }
+}
+
+#[test]
 fn a_restore_that_fails_leaves_nothing_and_touches_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Faulty::new(0);
@@ -244,6 +271,12 @@ fn pages_in_each_others_place_are_noticed() {
         Err(error) => error.finding(),
     };
     assert!(told.contains("/file: "), "{told}");
+    let dir = tempfile::tempdir().unwrap();
+    let (file, new) = (dir.path().join("file"), dir.path().join("new"));
+    std::fs::write(&file, bytes).unwrap();
+    let line = ["snapshot", "restore", text(&file), "--skip-hash-check", "--data-dir", text(&new)];
+    assert!(refused(&line).ends_with("it does not come after the one before it"));
+    assert!(!new.exists());
 }
 
 #[test]
