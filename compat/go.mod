@@ -2,6 +2,9 @@ module quorate/compat
 
 go 1.26
 
+// Built by the harness: the tool as it is released.
+tool go.etcd.io/etcd/etcdutl/v3
+
 require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/gorilla/websocket v1.5.3

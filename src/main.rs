@@ -9,6 +9,7 @@ use std::process::ExitCode;
 enum Product {
     Server,
     Ctl,
+    Utl,
 }
 
 fn main() -> ExitCode {
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     let (product, words) = choose(&name, words);
     match product {
         Product::Ctl => cli::ctl::main(words.into_iter()),
+        Product::Utl => cli::utl::main(words.into_iter()),
         Product::Server => {
             let words: Vec<String> =
                 words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -28,12 +30,17 @@ fn main() -> ExitCode {
 
 /// What the name and the first word ask for, and the words that are left.
 fn choose(name: &OsString, mut words: Vec<OsString>) -> (Product, Vec<OsString>) {
-    if Path::new(name).file_name().is_some_and(|name| name == "etcdctl") {
-        return (Product::Ctl, words);
-    }
-    if words.first().is_some_and(|word| word == "ctl") {
-        words.remove(0);
-        return (Product::Ctl, words);
+    let name = Path::new(name).file_name().unwrap_or_default();
+    let tools = [(Product::Ctl, "etcdctl", "ctl"), (Product::Utl, "etcdutl", "utl")];
+    let is_tool = tools.iter().any(|(_, tool, _)| name == *tool);
+    for (product, tool, word) in tools {
+        if name == tool {
+            return (product, words);
+        }
+        if !is_tool && words.first().is_some_and(|first| first == word) {
+            words.remove(0);
+            return (product, words);
+        }
     }
     (Product::Server, words)
 }
@@ -47,6 +54,9 @@ mod tests {
         for (name, word, product, left) in [
             ("quorate", "ctl", Product::Ctl, 0),
             ("/usr/bin/etcdctl", "get", Product::Ctl, 1),
+            ("quorate", "utl", Product::Utl, 0),
+            ("/usr/bin/etcdutl", "defrag", Product::Utl, 1),
+            ("etcdutl", "ctl", Product::Utl, 1),
             ("etcd", "--name=a", Product::Server, 1),
             ("/opt/quorate", "--name=ctl", Product::Server, 1),
         ] {

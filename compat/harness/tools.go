@@ -40,7 +40,7 @@ func loadTools() (*Tools, error) {
 		return nil, err
 	}
 	build := exec.Command("go", "build", "-o", bin+string(filepath.Separator),
-		"./cmd/etcd", "./cmd/etcdctl", "./cmd/etcdutl")
+		"./cmd/etcd", "./cmd/etcdctl", "go.etcd.io/etcd/etcdutl/v3")
 	build.Dir = Root()
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building real etcd: %w\n%s", err, out)

@@ -140,12 +140,27 @@ fn digits(text: &[u8], at: usize, length: usize, radix: u32) -> Option<u32> {
 /// is the text Go would print.
 pub(crate) fn parse_int(text: &str, base: u32) -> Result<i64, String> {
     let fail = |why: &str| format!("strconv.ParseInt: parsing {}: {why}", quote(text.as_bytes()));
-    let syntax = || fail("invalid syntax");
     let (negative, digits) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
+    let magnitude = magnitude(digits, base).map_err(fail)?;
+    i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| fail(OUT_OF_RANGE))
+}
+
+/// Go's `strconv.ParseUint(text, 0, 64)`.
+pub(crate) fn parse_uint(text: &str) -> Result<u64, String> {
+    let fail = |why: &str| format!("strconv.ParseUint: parsing {}: {why}", quote(text.as_bytes()));
+    let magnitude = magnitude(text, 0).map_err(fail)?;
+    u64::try_from(magnitude).map_err(|_| fail(OUT_OF_RANGE))
+}
+
+const INVALID_SYNTAX: &str = "invalid syntax";
+const OUT_OF_RANGE: &str = "value out of range";
+
+/// A number without a sign, as Go reads it.
+fn magnitude(digits: &str, base: u32) -> Result<i128, &'static str> {
     let lower = digits.to_ascii_lowercase();
     let (radix, digits) = if base != 0 {
         (base, lower)
@@ -162,16 +177,14 @@ pub(crate) fn parse_int(text: &str, base: u32) -> Result<i64, String> {
         let bad =
             rest.contains("__") || rest.ends_with('_') || (first_free && rest.starts_with('_'));
         if bad {
-            return Err(syntax());
+            return Err(INVALID_SYNTAX);
         }
         (radix, rest.replace('_', ""))
     };
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
-        return Err(syntax());
+        return Err(INVALID_SYNTAX);
     }
-    let range = || fail("value out of range");
-    let magnitude = i128::from_str_radix(&digits, radix).map_err(|_| range())?;
-    i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| range())
+    i128::from_str_radix(&digits, radix).map_err(|_| OUT_OF_RANGE)
 }
 
 /// Go's `strconv.ParseUint` of a 64-bit number in base 16, without a prefix.
@@ -315,6 +328,11 @@ pub(crate) fn os_error(error: &std::io::Error) -> String {
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();
     chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
+}
+
+/// A moment as the log lines of etcdutl write it: `2026-11-21T06:52:56Z`.
+pub(crate) fn rfc3339(since_epoch: Duration) -> String {
+    format!("{}Z", DateTime(since_epoch.as_secs()))
 }
 
 /// A moment as etcd's log lines write it: `2026-11-21T06:52:56.924320Z`.

@@ -158,6 +158,14 @@ impl Snapshots {
         Ok(loaded)
     }
 
+    /// Every file that is named as a snapshot, oldest first, and the snapshot in it or what is
+    /// wrong with it. Changes nothing.
+    #[expect(clippy::type_complexity, reason = "a list of names with what they lead to")]
+    pub fn read_all(&self) -> Result<Vec<(PathBuf, Result<raftpb::Snapshot, String>)>, Error> {
+        let names = self.names(".snap", 2)?.into_iter().map(|name| self.dir.join(name));
+        names.map(|path| self.read(&path).map(|read| (path, read))).collect()
+    }
+
     /// Reads one file: the outer error is the disk's, the inner one the file's.
     fn read(&self, path: &Path) -> Result<Result<raftpb::Snapshot, String>, Error> {
         let read = || -> io::Result<Option<Vec<u8>>> {

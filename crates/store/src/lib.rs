@@ -14,6 +14,7 @@ pub mod alarm;
 pub mod apply;
 mod backend;
 pub mod error;
+pub mod identity;
 pub mod lease;
 mod legacy;
 mod load;
@@ -29,6 +30,7 @@ pub mod watch;
 
 pub use apply::{Applied, ConfChanged, Response};
 pub use error::{ApplyError, ConfChangeError, Damage, Fatal, OpenError, ReadError};
+pub use load::history;
 pub use membership::{Downgrade, Member};
 pub use mvcc::{
     Change, HashKv, IndexSize, RangeChunk, RangeSummary, Resume, RevKey, Swept, TxnError, View,

@@ -43,6 +43,36 @@ pub(crate) struct Loaded {
     pub(crate) creates_buckets: bool,
 }
 
+/// What the rows of keys and compactions yield.
+struct History {
+    core: Arc<Core>,
+    leased: BTreeMap<Box<[u8]>, LeaseId>,
+    revision: Revision,
+    compacted: Revision,
+    swept: Revision,
+}
+
+impl History {
+    fn read(tables: &Tables) -> Result<Self, Damage> {
+        let scheduled = read_compaction(tables, schema::SCHEDULED_COMPACT)?;
+        let finished = read_compaction(tables, schema::FINISHED_COMPACT)?;
+        let swept = finished.unwrap_or(Revision::NEVER);
+        let compacted = scheduled.unwrap_or(Revision::NEVER).max(swept);
+        let Scanned { mut index, last, leased } = scan(tables)?;
+        let revision = last.max(compacted);
+        index.set_compacted(compacted);
+        let core = Arc::new(Core { index: RwLock::new(index), ..Core::default() });
+        Ok(Self { core, leased, revision, compacted, swept })
+    }
+}
+
+/// The keys and their history in a database, whatever else it holds: for tools that only read.
+pub fn history(view: bolt::View) -> Result<View, Damage> {
+    let tables = Arc::new(over(&view));
+    let read = History::read(&tables).map_err(|damage| damage.placed(&view))?;
+    Ok(View::new(read.core, tables, read.revision, read.compacted, read.swept))
+}
+
 /// What one scan of bucket `key` yields.
 struct Scanned {
     index: Index,
@@ -63,14 +93,7 @@ impl Loaded {
         let tables = Arc::new(Tables { active: Arc::default(), frozen: None, database: view });
         let (membership, storage_version) = read_versions(&tables, server_version)?;
         let applied = read_applied(&tables)?;
-        let scheduled = read_compaction(&tables, schema::SCHEDULED_COMPACT)?;
-        let finished = read_compaction(&tables, schema::FINISHED_COMPACT)?;
-        let swept = finished.unwrap_or(Revision::NEVER);
-        let compacted = scheduled.unwrap_or(Revision::NEVER).max(swept);
-        let Scanned { mut index, last, leased } = scan(&tables)?;
-        let revision = last.max(compacted);
-        index.set_compacted(compacted);
-        let core = Arc::new(Core { index: RwLock::new(index), ..Core::default() });
+        let History { core, leased, revision, compacted, swept } = History::read(&tables)?;
         let creates_buckets = {
             let there = tables.database.buckets()?;
             schema::BUCKETS.iter().any(|bucket| !there.iter().any(|there| there == bucket))

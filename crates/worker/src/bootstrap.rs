@@ -28,12 +28,12 @@ use prost::Message;
 use proto::etcdserverpb::Metadata;
 use proto::raftpb::{ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState};
 use proto::walpb;
-use sha1::{Digest, Sha1};
 use storage::bolt::{self, Database};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::snap::Snapshots;
 use storage::wal::{self, Wal};
+pub use store::identity::{cluster_id, member_id};
 use store::{Member, Store, StoreOptions};
 use thiserror::Error;
 
@@ -175,34 +175,6 @@ pub struct Opened {
     pub recovered: Option<LogIndex>,
     /// What the last hard state in the log says. The database may have more.
     commit_in_log: u64,
-}
-
-/// The id of a member of a new cluster: the first eight bytes of SHA-1 over its sorted peer URLs
-/// and the cluster's token.
-pub fn member_id(peer_urls: &[String], token: &str) -> MemberId {
-    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
-    urls.sort_unstable();
-    let mut hash = Sha1::new();
-    for url in urls {
-        hash.update(url);
-    }
-    hash.update(token);
-    MemberId(first_eight(hash))
-}
-
-/// The id of a cluster: the same over the ids of its first members, ascending.
-pub fn cluster_id(members: &[MemberId]) -> ClusterId {
-    let mut members = members.to_vec();
-    members.sort_unstable();
-    let mut hash = Sha1::new();
-    for member in members {
-        hash.update(member.0.to_be_bytes());
-    }
-    ClusterId(first_eight(hash))
-}
-
-fn first_eight(hash: Sha1) -> u64 {
-    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn directory(
@@ -520,16 +492,4 @@ fn lone_entries(own: MemberId, members: &BTreeSet<MemberId>, term: u64, commit: 
         }
     };
     added.into_iter().chain(removed).enumerate().map(change).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_etcds() {
-        let member = member_id(&["http://127.0.0.1:22011".to_owned()], "tok1");
-        assert_eq!(member.to_string(), "c64763c593285da3");
-        assert_eq!(cluster_id(&[member]).to_string(), "e71d93db51086437");
-    }
 }

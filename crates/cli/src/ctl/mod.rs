@@ -19,17 +19,14 @@
 
 mod alarm;
 mod client;
-mod command;
 mod compaction;
 mod del;
 mod downgrade;
 mod endpoint;
-mod failure;
 #[cfg(test)]
 mod fuzz;
 mod get;
 mod global;
-mod help;
 mod lease;
 mod member;
 mod move_leader;
@@ -43,12 +40,10 @@ mod watch;
 mod watch_args;
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
-use command::{Arg, Call, Command, Group, Parsed, Running};
-use failure::{Failure, Outcome};
+use crate::command::{Command, Group};
+use crate::{command, failure, help, tool};
 use print::print;
 
 static ROOT: Command = Command {
@@ -71,7 +66,7 @@ static ROOT: Command = Command {
         &move_leader::MOVE_LEADER,
         &snapshot::SNAPSHOT,
         &OPTIONS,
-        &HELP,
+        &tool::HELP,
     ],
     ..Command::EMPTY
 };
@@ -84,82 +79,15 @@ static OPTIONS: Command = Command {
     ..Command::EMPTY
 };
 
-static HELP: Command = Command {
-    name: "help",
-    usage: "[command]",
-    short: "Help about any command",
-    long: "Help provides help for any command in the application.\n\
-           Simply type etcdctl help [path to command] for full details.",
-    group: Group::Utility,
-    run: Some(run_help),
-    ..Command::EMPTY
-};
-
-fn run_help(call: &mut Call) -> Running<'_> {
-    Box::pin(async {
-        match command::find(&ROOT, call.args.clone()) {
-            Ok((path, _)) => print(help::help(&path).as_bytes()),
-            Err(_) => {
-                let words: Vec<String> = call
-                    .args
-                    .iter()
-                    .map(|word| format!("`{}`", String::from_utf8_lossy(word)))
-                    .collect();
-                let text = format!("Unknown help topic [{}]\n", words.join(" "));
-                let mut stderr = std::io::stderr();
-                let _ = stderr.write_all((text + &help::usage(&[&ROOT])).as_bytes());
-                Ok(())
-            }
-        }
-    })
-}
-
 /// Runs the command that `args` (without the program's name) mean, and says how to exit.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match dispatch(args.map(OsString::into_vec).collect()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = std::io::stderr().write_all(failure.text.as_bytes());
-            ExitCode::from(failure.code)
-        }
-    }
-}
-
-fn dispatch(line: Vec<Arg>) -> Outcome {
-    let (path, args) = match command::find(&ROOT, line.clone()) {
-        Ok(found) => found,
-        Err(word) => {
-            let reason = help::unknown_command(&ROOT, &word);
-            let text = format!("Error: {reason}\nRun 'etcdctl --help' for usage.\n");
-            return Err(Failure { code: failure::ERROR, text });
-        }
-    };
-    let command = path[path.len() - 1];
-    let mut call = match command::parse(&path, line, args) {
-        Ok(Parsed::Call(call)) => call,
-        Ok(Parsed::Help) => return print(help::help(&path).as_bytes()),
-        Err(reason) => {
-            let text = format!("Error: {reason}\n{}\n", help::usage(&path));
-            return Err(Failure { code: failure::ERROR, text });
-        }
-    };
-    let Some(run) = command.run else {
-        return print(help::help(&path).as_bytes());
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(failure::ERROR, error))?;
-    // Everything runs on this thread, so nothing needs to be sent to another.
-    let outcome = tokio::task::LocalSet::new().block_on(&runtime, run(&mut call));
-    // A thread that waits for stdin must not hold the process back.
-    runtime.shutdown_background();
-    outcome
+    tool::main(&ROOT, args)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{Arg, Parsed};
 
     fn words(text: &str) -> Vec<Arg> {
         text.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()

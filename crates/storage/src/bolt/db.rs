@@ -96,13 +96,9 @@ impl Database {
             Some(opened) => opened,
             None => create(disk, path, options)?,
         };
-        let chosen = meta::choose(&*file, path, len)?;
+        let chosen = choose(&*file, path, len)?;
         let meta = chosen.meta;
         let page_size = meta.page_size as usize;
-        if meta.high_water.saturating_mul(page_size as u64) > len {
-            let what = format!("the file ends before page {}", meta.high_water - 1);
-            return Err(Error::Corrupt { file: path.into(), offset: len, what });
-        }
         if options.sync {
             // What is read may not be durable: a process that was killed between the write and
             // the sync of a meta page leaves it in the system's cache. The commit after it must
@@ -112,8 +108,7 @@ impl Database {
         let pager = Arc::new(Pager::new(file, path.into(), page_size, options.cache_bytes));
         let reached = reach::walk(&pager, &meta)?;
         let free = unreached(&reached.pages, meta.high_water);
-        let root = pager.page(meta.root, meta.high_water)?;
-        let view = View::new(pager.clone(), meta, reached.pages.count() + FIRST, root);
+        let view = first_view(&pager, meta, &reached)?;
         Ok(Self {
             pager,
             view,
@@ -252,6 +247,16 @@ impl Database {
         synced.map_err(|source| self.pager.io("sync", page.offset(self.pager.page_size), source))
     }
 
+    /// Ends the file after the last page in use, and makes all of it durable.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let end = self.view.size_bytes();
+        let pager = &self.pager;
+        pager.file.set_len(end).map_err(|source| pager.io("cut", end, source))?;
+        pager.file.sync_data().map_err(|source| pager.io("sync", end, source))?;
+        self.len = end;
+        Ok(())
+    }
+
     /// Takes over what is durable now; so nothing here may fail.
     fn publish(&mut self, built: Built, meta: Meta, root: Page) {
         let page_size = self.pager.page_size;
@@ -265,6 +270,38 @@ impl Database {
         self.pager.retired.store(self.reclaim.blocked_pages(), Ordering::Relaxed);
         let live_pages = self.view.live_pages() + made as u64 - dropped;
         self.view = View::new(self.pager.clone(), meta, live_pages, root);
+    }
+}
+
+/// The state of a file of `len` bytes that counts, which must be all there.
+fn choose(file: &dyn File, path: &Path, len: u64) -> Result<meta::Chosen, Error> {
+    let chosen = meta::choose(file, path, len)?;
+    let meta = chosen.meta;
+    if meta.high_water.saturating_mul(u64::from(meta.page_size)) > len {
+        let what = format!("the file ends before page {}", meta.high_water - 1);
+        return Err(Error::Corrupt { file: path.into(), offset: len, what });
+    }
+    Ok(chosen)
+}
+
+fn first_view(pager: &Arc<Pager>, meta: Meta, reached: &reach::Reached) -> Result<View, Error> {
+    let root = pager.page(meta.root, meta.high_water)?;
+    Ok(View::new(Arc::clone(pager), meta, reached.pages.count() + FIRST, root))
+}
+
+impl View {
+    /// Opens the newest state of a database to read it: nothing is written, whatever the file
+    /// holds, and while it is read nobody may write. Walks all of it, as [`Database::open`] does.
+    pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Self, Error> {
+        let io = |action, source| Error::Io { file: path.into(), action, offset: 0, source };
+        let file = disk.open(path, Open::Read).map_err(|source| io("open", source))?;
+        take_lock(&*file, path, Lock::FlockShared)?;
+        let len = file.len().map_err(|source| io("measure", source))?;
+        let meta = choose(&*file, path, len)?.meta;
+        let pager = Pager::new(file, path.into(), meta.page_size as usize, cache_bytes);
+        let pager = Arc::new(pager);
+        let reached = reach::walk(&pager, &meta)?;
+        first_view(&pager, meta, &reached)
     }
 }
 
@@ -284,7 +321,11 @@ fn unreached(pages: &reach::PageSet, high_water: u64) -> Free {
 }
 
 fn lock(file: &dyn File, path: &Path) -> Result<(), Error> {
-    file.try_lock(Lock::Flock).map_err(|source| match source.kind() {
+    take_lock(file, path, Lock::Flock)
+}
+
+fn take_lock(file: &dyn File, path: &Path, lock: Lock) -> Result<(), Error> {
+    file.try_lock(lock).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => Error::Locked { file: path.into() },
         _ => Error::Io { file: path.into(), action: "lock", offset: 0, source },
     })

@@ -19,7 +19,7 @@
 //! 3. After a failed write or sync nothing is committed any more.
 //!
 //! *Absent.* A list of free pages in the file (it is found at open, by walking the trees), memory
-//! mapping, shrinking, page checksums, more than one writer, writing to nested buckets.
+//! mapping, shrinking in place, page checksums, more than one writer, writing to nested buckets.
 //!
 //! *Contract.* go.etcd.io/bbolt v1.5.0, with etcd v3.7.1's settings for it
 //! (`server/storage/backend/backend.go`): no freelist in the file, flock.
@@ -34,6 +34,7 @@ mod meta;
 mod page;
 mod pager;
 mod reach;
+mod rewrite;
 mod run;
 mod scan;
 mod view;

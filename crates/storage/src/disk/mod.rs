@@ -43,6 +43,8 @@ pub enum Lock {
     Ofd,
     /// `flock`: the database.
     Flock,
+    /// The same, shared with others that only read.
+    FlockShared,
 }
 
 /// A directory tree of files.
@@ -86,7 +88,7 @@ pub trait File: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes written bytes and the length durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
-    /// Takes the exclusive lock; `WouldBlock` when another holder has it. Released with the last
+    /// Takes the lock; `WouldBlock` when another holder has it. Released with the last
     /// `Arc`.
     fn try_lock(&self, lock: Lock) -> io::Result<()>;
 }

@@ -114,7 +114,8 @@ impl File for RealFile {
     fn try_lock(&self, lock: Lock) -> io::Result<()> {
         match lock {
             Lock::Ofd => lock_description(&self.0),
-            Lock::Flock => flock(&self.0),
+            Lock::Flock => locked(self.0.try_lock()),
+            Lock::FlockShared => locked(self.0.try_lock_shared()),
         }
     }
 }
@@ -176,8 +177,8 @@ fn seek(_: &fs::File, _: u64, _: Seek) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-fn flock(file: &fs::File) -> io::Result<()> {
-    match file.try_lock() {
+fn locked(result: Result<(), TryLockError>) -> io::Result<()> {
+    match result {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
@@ -209,7 +210,7 @@ fn lock_description(file: &fs::File) -> io::Result<()> {
 /// Systems without such locks: etcd falls back to `flock` there too.
 #[cfg(not(target_os = "linux"))]
 fn lock_description(file: &fs::File) -> io::Result<()> {
-    flock(file)
+    locked(file.try_lock())
 }
 
 #[cfg(test)]
@@ -233,6 +234,21 @@ mod tests {
             drop(first);
             second.try_lock(lock).unwrap();
         }
+    }
+
+    #[test]
+    fn readers_share_and_keep_writers_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let first = Real.open(&path, Open::Create).unwrap();
+        let second = Real.open(&path, Open::Read).unwrap();
+        let writer = Real.open(&path, Open::Write).unwrap();
+        first.try_lock(Lock::FlockShared).unwrap();
+        second.try_lock(Lock::FlockShared).unwrap();
+        drop(first);
+        assert_eq!(writer.try_lock(Lock::Flock).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(second);
+        writer.try_lock(Lock::Flock).unwrap();
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod record;
 mod repair;
 mod replay;
 mod segment;
+mod survey;
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,6 +44,7 @@ use proto::{raftpb, walpb};
 pub use error::Error;
 pub use repair::Repair;
 pub(crate) use segment::hex;
+pub use survey::{Survey, Surveyed, survey};
 
 use crate::disk::{Disk, File, Open};
 use error::Doing;
@@ -135,6 +137,39 @@ pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>, Er
     })?;
     found.retain(|snapshot: &walpb::Snapshot| snapshot.index() <= state.commit());
     Ok(found)
+}
+
+/// What a log holds after the recorded snapshot `at`.
+pub struct Contents {
+    /// The bytes given at creation: `etcdserverpb.Metadata`.
+    pub metadata: Bytes,
+    /// The last hard state, or the default when there is none.
+    pub hard_state: raftpb::HardState,
+    /// The entries, ascending, without a gap.
+    pub entries: Vec<raftpb::Entry>,
+    /// Where the last segment ends in a write that came to the disk in part, and why it is taken
+    /// for that.
+    pub torn: Option<(PathBuf, u64, &'static str)>,
+}
+
+/// Reads what [`Wal::open`] would, needs no lock, and changes nothing: a torn end is passed over.
+pub fn read(disk: &dyn Disk, dir: &Path, at: &walpb::Snapshot) -> Result<Contents, Error> {
+    let (index, term) = (LogIndex(at.index()), Term(at.term()));
+    let names = segment::list(disk, dir).doing("list", dir)?;
+    let names = segment::needed(names, dir, index)?;
+    let segments = segment::open_to_read(disk, dir, &names)?;
+    let mut read = Collector::new(at);
+    let end = replay::walk(dir, &segments, |placed| read.take(placed))?;
+    if !read.start_found {
+        return Err(Error::SnapshotNotFound { dir: dir.to_owned(), index, term });
+    }
+    let tail = segments.last().map(|segment| segment.path.clone()).unwrap_or_default();
+    Ok(Contents {
+        metadata: end.metadata,
+        hard_state: read.state,
+        entries: read.entries,
+        torn: end.torn.map(|reason| (tail, end.offset, reason)),
+    })
 }
 
 /// Removes the oldest segments until `keep` are left or one is in use, and returns their paths.

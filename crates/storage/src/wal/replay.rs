@@ -63,7 +63,7 @@ pub(super) fn walk(
 }
 
 /// Walks one segment; of the last one, returns where it ends and why it is torn, if it is.
-fn walk_segment(
+pub(super) fn walk_segment(
     segment: &Segment,
     last: bool,
     chain: &mut Option<u32>,

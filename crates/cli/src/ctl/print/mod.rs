@@ -19,31 +19,10 @@ use prost::Message;
 use proto::etcdserverpb as pb;
 use proto::mvccpb;
 
-use super::failure::{self, Failure, Outcome};
+use crate::failure::{self, Failure, Outcome};
 use crate::go;
-
-/// A value of `--write-out`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    Simple,
-    Json,
-    Fields,
-    Table,
-    Protobuf,
-}
-
-impl Format {
-    pub(crate) fn parse(name: &str) -> Option<Format> {
-        Some(match name {
-            "simple" => Format::Simple,
-            "json" => Format::Json,
-            "fields" => Format::Fields,
-            "table" => Format::Table,
-            "protobuf" => Format::Protobuf,
-            _ => return None,
-        })
-    }
-}
+use crate::output::unsupported;
+pub(crate) use crate::output::{Format, print};
 
 /// What a command has to say.
 pub(crate) enum Answer {
@@ -144,15 +123,6 @@ impl Printer {
     }
 }
 
-/// Writes to stdout; a reader that has gone ends the command quietly.
-pub(crate) fn print(bytes: &[u8]) -> Outcome {
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|_| Failure::silent(failure::ERROR))
-}
-
 /// What the fields format does not know.
 fn is_without_fields(answer: &Answer) -> bool {
     use Answer::{Downgrade, LeaderMoved, MemberAdded, MemberChanged};
@@ -160,10 +130,6 @@ fn is_without_fields(answer: &Answer) -> bool {
         answer,
         MemberAdded { .. } | MemberChanged { .. } | LeaderMoved { .. } | Downgrade { .. }
     )
-}
-
-fn unsupported(format: &str) -> Failure {
-    Failure::new(failure::BAD_FEATURE, format!("{format} not supported as output format"))
 }
 
 /// The message itself. Of most lease messages the Go client keeps only the header as a message.

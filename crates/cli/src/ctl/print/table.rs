@@ -3,8 +3,9 @@
 use proto::etcdserverpb as pb;
 
 use super::{Answer, Health, unsupported};
-use crate::ctl::failure::Outcome;
+use crate::failure::Outcome;
 use crate::go;
+use crate::table::table;
 
 const MEMBER: [&str; 6] = ["ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER"];
 const HEALTH: [&str; 4] = ["ENDPOINT", "HEALTH", "TOOK", "ERROR"];
@@ -96,31 +97,4 @@ pub(super) fn hash_rows(list: &[(String, pb::HashKvResponse)]) -> Vec<Vec<String
         vec![endpoint.clone(), answer.hash.to_string(), answer.hash_revision.to_string()]
     };
     list.iter().map(row).collect()
-}
-
-/// A table with its headings centred and its cells to the right.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let border = |left: &str, middle: &str, right: &str| {
-        let lines: Vec<String> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
-        format!("{left}{}{right}\n", lines.join(middle))
-    };
-    let line = |cells: Vec<String>| format!("│{}│\n", cells.join("│"));
-    let mut out = border("┌", "┬", "┐");
-    out +=
-        &line(head.iter().zip(&widths).map(|(cell, width)| format!(" {cell:^width$} ")).collect());
-    if !rows.is_empty() {
-        out += &border("├", "┼", "┤");
-    }
-    for row in rows {
-        out += &line(
-            row.iter().zip(&widths).map(|(cell, width)| format!(" {cell:>width$} ")).collect(),
-        );
-    }
-    out + &border("└", "┴", "┘")
 }

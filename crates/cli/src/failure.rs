@@ -30,6 +30,11 @@ impl Failure {
         Failure { code, text: format!("Error: {reason}\n") }
     }
 
+    /// The text without what stands around it.
+    pub(crate) fn reason(&self) -> &str {
+        self.text.trim_start_matches("Error: ").trim_end()
+    }
+
     /// A failure about which everything has been said already.
     pub(crate) fn silent(code: u8) -> Failure {
         Failure { code, text: String::new() }

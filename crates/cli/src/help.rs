@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::command::{Arg, Command, Flag, Group, HELP, Kind, inherited, local};
+use crate::command::{Arg, Command, Flag, Group, HELP, Kind, Style, inherited, local, names};
 use crate::go;
 
 const GROUPS: [(Group, &str); 3] = [
@@ -13,7 +13,7 @@ const GROUPS: [(Group, &str); 3] = [
     (Group::Utility, "Utility commands"),
 ];
 
-/// The last line of every help.
+/// The last line of every help of the grouped style.
 const OPTIONS_HINT: &str = "Use \"etcdctl options\" for a list of global command-line options \
     (applies to all commands).\n";
 
@@ -23,22 +23,37 @@ const NAME_WIDTH_MIN: usize = 11;
 /// The full help of the command at the end of `path`.
 pub(crate) fn help(path: &[&'static Command]) -> String {
     let command = path[path.len() - 1];
-    let long = if command.long.is_empty() { command.short } else { command.long };
-    format!("{}\n\n{}{OPTIONS_HINT}", long.trim_end(), usage(path))
+    let usage = usage(path);
+    match path[0].style {
+        Style::Plain if command.long.is_empty() => usage,
+        Style::Plain => format!("{}\n\n{usage}", command.long.trim_end()),
+        Style::Grouped => {
+            let long = if command.long.is_empty() { command.short } else { command.long };
+            format!("{}\n\n{usage}{OPTIONS_HINT}", long.trim_end())
+        }
+    }
 }
 
 /// The usage of the command at the end of `path`.
 pub(crate) fn usage(path: &[&'static Command]) -> String {
+    usage_with(path, true)
+}
+
+/// The same; `help` says whether the command knows `--help` already, which it does when it was
+/// called.
+pub(crate) fn usage_with(path: &[&'static Command], help: bool) -> String {
     let command = path[path.len() - 1];
-    let parents: Vec<&str> = path[..path.len() - 1].iter().map(|command| command.name).collect();
-    let name = [&parents[..], &[command.name]].concat().join(" ");
+    let name = names(path).join(" ");
+    let grouped = path[0].style == Style::Grouped;
     let mut out = String::from("Usage:");
     if command.run.is_some() {
         let _ = write!(out, "\n  {name}");
         if !command.usage.is_empty() {
             let _ = write!(out, " {}", command.usage);
         }
-        out.push_str(" [flags]");
+        if !command.hides_flags {
+            out.push_str(" [flags]");
+        }
     }
     if !command.commands.is_empty() {
         let _ = write!(out, "\n  {name} [command]");
@@ -47,15 +62,17 @@ pub(crate) fn usage(path: &[&'static Command]) -> String {
         let _ = write!(out, "\n\nExamples:\n{}", command.example);
     }
     if !command.commands.is_empty() {
-        commands(&mut out, command, path.len() == 1);
+        commands(&mut out, command, grouped && path.len() == 1);
     }
-    // The root's own flags are global, and those are hidden.
-    if path.len() > 1 {
+    // The root's own flags are global, and those are hidden where commands stand in groups.
+    if path.len() > 1 || !grouped {
         let mut flags: Vec<(&Flag, String)> =
             local(path).into_iter().map(|flag| (flag, flag.usage.to_owned())).collect();
-        flags.push((&HELP, format!("{}{}", HELP.usage, command.name)));
+        if help {
+            flags.push((&HELP, format!("{}{}", HELP.usage, command.name)));
+        }
         let _ = write!(out, "\n\nFlags:\n{}", flag_usages(flags).trim_end());
-        let above = inherited(&path[1..]);
+        let above = inherited(if grouped { &path[1..] } else { path });
         if !above.is_empty() {
             let above = above.into_iter().map(|flag| (flag, flag.usage.to_owned())).collect();
             let _ = write!(out, "\n\nGlobal Flags:\n{}", flag_usages(above).trim_end());
@@ -73,6 +90,7 @@ pub(crate) fn usage(path: &[&'static Command]) -> String {
 
 fn commands(out: &mut String, command: &Command, grouped: bool) {
     let mut sorted = command.commands.to_vec();
+    sorted.retain(|command| !command.hidden);
     sorted.sort_by_key(|command| command.name);
     let width = sorted.iter().map(|c| c.name.len()).max().unwrap_or(0).max(NAME_WIDTH_MIN);
     let mut list = |title: &str, group: Option<Group>| {
@@ -108,7 +126,7 @@ fn flag_usages(mut flags: Vec<(&Flag, String)>) -> String {
         let _ = write!(out, "{head:width$}   {usage}");
         let zero = match flag.kind {
             Kind::Bool => flag.default == "false",
-            Kind::Int | Kind::Duration => flag.default == "0",
+            Kind::Int | Kind::Uint | Kind::Duration => flag.default == "0",
             Kind::Text | Kind::Words => flag.default.is_empty(),
         };
         if !zero {
@@ -136,9 +154,12 @@ pub(crate) fn unknown_command(root: &Command, word: &Arg) -> String {
     let near: Vec<&str> = root
         .commands
         .iter()
+        .filter(|command| !command.hidden)
         .map(|command| command.name)
         .filter(|name| {
-            distance(&lower, name.as_bytes()) <= 2 || name.as_bytes().starts_with(&lower)
+            // Nobody means help when they mean something else.
+            *name != "help"
+                && (distance(&lower, name.as_bytes()) <= 2 || name.as_bytes().starts_with(&lower))
         })
         .collect();
     if !near.is_empty() {

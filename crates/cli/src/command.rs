@@ -20,7 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::failure::Outcome;
+use crate::failure::Outcome;
 use crate::go;
 
 /// One word of the command line; keys and values need not be UTF-8.
@@ -28,6 +28,51 @@ pub(crate) type Arg = Vec<u8>;
 
 /// A command under way.
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// How a tool's texts are laid out; that of the root counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Commands in groups, global flags on a page of their own, descriptions above the usage.
+    Grouped,
+    /// Help is the usage alone, and errors of usage are told before and after it.
+    Plain,
+}
+
+/// How many positional arguments a command takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Args {
+    /// The command itself says what it does not like.
+    Any,
+    /// As many as this.
+    Exactly(usize),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+impl Args {
+    fn check(self, path: &[&'static Command], args: &[Arg]) -> Result<(), String> {
+        let count = match self {
+            Args::Any => return Ok(()),
+            Args::Exactly(count) => count,
+            Args::OneOf(_) => 1,
+        };
+        if args.len() != count {
+            return Err(format!("accepts {count} arg(s), received {}", args.len()));
+        }
+        match self {
+            Args::OneOf(words) if !words.iter().any(|word| word.as_bytes() == args[0]) => {
+                let name = names(path).join(" ");
+                Err(format!("invalid argument {} for \"{name}\"", go::quote(&args[0])))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The names of the commands of a path.
+pub(crate) fn names(path: &[&'static Command]) -> Vec<&'static str> {
+    path.iter().map(|command| command.name).collect()
+}
 
 /// The heading under which a command stands in the help of the root.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +93,13 @@ pub(crate) struct Command {
     /// Printed instead of `short` in the command's own help, if not empty.
     pub(crate) long: &'static str,
     pub(crate) example: &'static str,
+    pub(crate) style: Style,
     pub(crate) group: Group,
+    /// Whether help of the command above leaves it out, because etcd does not have it.
+    pub(crate) hidden: bool,
+    /// Whether the usage line leaves out that there are flags.
+    pub(crate) hides_flags: bool,
+    pub(crate) args: Args,
     pub(crate) flags: &'static [Flag],
     /// Flags that the sub-commands take too.
     pub(crate) inherited: &'static [Flag],
@@ -65,7 +116,11 @@ impl Command {
         short: "",
         long: "",
         example: "",
+        style: Style::Grouped,
         group: Group::None,
+        hidden: false,
+        hides_flags: false,
+        args: Args::Any,
         flags: &[],
         inherited: &[],
         commands: &[],
@@ -78,6 +133,7 @@ impl Command {
 pub(crate) enum Kind {
     Bool,
     Int,
+    Uint,
     Text,
     Words,
     Duration,
@@ -89,6 +145,7 @@ impl Kind {
         match self {
             Kind::Bool => "",
             Kind::Int => "int",
+            Kind::Uint => "uint",
             Kind::Text => "string",
             Kind::Words => "strings",
             Kind::Duration => "duration",
@@ -99,6 +156,7 @@ impl Kind {
         Ok(match self {
             Kind::Bool => Value::Bool(go::parse_bool(text)?),
             Kind::Int => Value::Int(go::parse_int(text, 0)?),
+            Kind::Uint => Value::Uint(go::parse_uint(text)?),
             Kind::Text => Value::Text(text.to_owned()),
             Kind::Words => Value::Words(split_csv(text)),
             Kind::Duration => Value::Duration(go::parse_duration(text)?),
@@ -137,6 +195,8 @@ pub(crate) struct Flag {
     pub(crate) kind: Kind,
     pub(crate) default: &'static str,
     pub(crate) usage: &'static str,
+    /// Whether the command does nothing without it.
+    pub(crate) required: bool,
 }
 
 impl Flag {
@@ -146,7 +206,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Flag {
-        Flag { name, short: None, kind, default, usage }
+        Flag { name, short: None, kind, default, usage, required: false }
     }
 
     /// A boolean that is false unless given.
@@ -172,6 +232,11 @@ impl Flag {
         self
     }
 
+    pub(crate) const fn required(mut self) -> Flag {
+        self.required = true;
+        self
+    }
+
     /// The flag as error texts name it.
     fn display(&self) -> String {
         match self.short {
@@ -185,6 +250,7 @@ impl Flag {
 enum Value {
     Bool(bool),
     Int(i64),
+    Uint(u64),
     Text(String),
     Words(Vec<String>),
     Duration(Duration),
@@ -242,6 +308,13 @@ impl Values {
         }
     }
 
+    pub(crate) fn uint(&self, name: &str) -> u64 {
+        match self.slot(name).value {
+            Value::Uint(value) => value,
+            _ => unreachable!("--{name} is declared as a number without a sign"),
+        }
+    }
+
     pub(crate) fn text(&self, name: &str) -> &str {
         match &self.slot(name).value {
             Value::Text(value) => value,
@@ -268,6 +341,7 @@ impl Values {
         match &self.slot(name).value {
             Value::Bool(value) => value.to_string(),
             Value::Int(value) => value.to_string(),
+            Value::Uint(value) => value.to_string(),
             Value::Text(value) => value.clone(),
             Value::Words(words) => format!("[{}]", words.join(",")),
             Value::Duration(value) => go::duration(*value),
@@ -277,6 +351,8 @@ impl Values {
 
 /// A command with what was given to it.
 pub(crate) struct Call {
+    /// The tool that was called.
+    pub(crate) root: &'static Command,
     pub(crate) values: Values,
     /// The positional arguments.
     pub(crate) args: Vec<Arg>,
@@ -399,7 +475,17 @@ pub(crate) fn parse(
     if values.bool(HELP.name) {
         return Ok(Parsed::Help);
     }
-    Ok(Parsed::Call(Call { values, args, line, inherited }))
+    path[path.len() - 1].args.check(path, &args)?;
+    let mut missing: Vec<&str> = all
+        .iter()
+        .filter(|flag| flag.required && !values.changed(flag.name))
+        .map(|flag| flag.name)
+        .collect();
+    if !missing.is_empty() {
+        missing.sort_unstable();
+        return Err(format!("required flag(s) \"{}\" not set", missing.join("\", \"")));
+    }
+    Ok(Parsed::Call(Call { root: path[0], values, args, line, inherited }))
 }
 
 /// Reads flags until `--`; what is no flag is positional.

@@ -1,0 +1,21 @@
+//! `snapshot status` and `snapshot restore`: looks at a snapshot file, and makes a member of it.
+//!
+//! A snapshot file is a database, followed by the SHA-256 digest of it if a member has sent it.
+
+mod cluster;
+mod directory;
+mod restore;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use crate::command::Command;
+
+pub(super) use status::status;
+
+pub(super) static SNAPSHOT: Command = Command {
+    name: "snapshot",
+    short: "Manages etcd node snapshots",
+    commands: &[&restore::RESTORE, &status::STATUS],
+    ..Command::EMPTY
+};
