@@ -26,8 +26,13 @@ func scrape(m *harness.Member) map[string]float64 {
 	if err != nil {
 		panic(abort(err.Error()))
 	}
+	return parseSamples(string(text))
+}
+
+// parseSamples reads the lines of a scrape.
+func parseSamples(text string) map[string]float64 {
 	samples := map[string]float64{}
-	for _, line := range splitLines(string(text)) {
+	for _, line := range splitLines(text) {
 		at := strings.LastIndexByte(line, ' ')
 		if at < 0 || line[0] == '#' {
 			continue
