@@ -120,10 +120,14 @@ impl Status {
         };
         Ok(match format {
             Format::Simple => format!("{}, {version}\n", row().join(", ")),
-            Format::Json => format!(
-                "{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{keys},\
-                 \"totalSize\":{bytes},\"version\":\"{version}\"}}\n"
-            ),
+            Format::Json => {
+                let mut out = format!(
+                    "{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{keys},\
+                     \"totalSize\":{bytes},\"version\":"
+                );
+                go::json_string(&mut out, version);
+                out + "}\n"
+            }
             Format::Fields => format!(
                 "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {keys}\n\
                  \"Size\" : {bytes}\n\"Version\" : {version}\n"
