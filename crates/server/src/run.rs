@@ -177,7 +177,7 @@ impl Ground {
             let lane = peer_lanes.next().clone();
             peer_port.accept(listener, gate.clone(), lane, failed.clone());
         }
-        let network = plan::network(config, tls.dial, peer_lanes.next().handle().clone());
+        let network = plan::network(config, tls.dial("")?, peer_lanes.next().handle().clone());
         Ok(Self {
             directory,
             is_initialized,

@@ -25,8 +25,10 @@ pub(crate) struct Tls {
     peers: Option<Arc<Server>>,
     clients: Option<Arc<Server>>,
     metrics: Option<Arc<Server>>,
-    /// How other members are reached.
-    pub(crate) dial: Arc<dyn Dial>,
+    /// For the way to others.
+    peer: Settings,
+    algorithms: Algorithms,
+    report: Report,
 }
 
 /// Which port refused a connection.
@@ -57,13 +59,22 @@ impl Tls {
         };
         // Members speak HTTP/1.1 whatever they offer.
         let peers = server(&peer, &[], is_asked(&[&config.listen_peer_urls]))?;
-        let dial = Client::new(&peer, &algorithms, &report).map_err(text)?;
         let urls = [&config.listen_client_urls, &config.listen_client_http_urls];
         let serving = Settings { checks_client_address: false, ..client.clone() };
         let clients = server(&serving, &CLIENT_PROTOCOLS, is_asked(&urls))?;
         let asked = is_asked(&[&config.listen_metrics_urls]);
         let metrics = server(&client, &CLIENT_PROTOCOLS, asked)?;
-        Ok(Self { peers, clients, metrics, dial: Arc::new(TlsDial::new(Arc::new(dial))) })
+        Ok(Self { peers, clients, metrics, peer, algorithms, report })
+    }
+
+    /// How other members are reached. Their certificates must have this name, or where it is empty
+    /// the one that is dialled.
+    pub(crate) fn dial(&self, server_name: &str) -> Result<Arc<dyn Dial>, String> {
+        let settings = Settings { server_name: server_name.to_owned(), ..self.peer.clone() };
+        // Members speak HTTP/1.1 without being asked.
+        let client = Client::new(&settings, &self.algorithms, &[], &self.report);
+        let client = client.map_err(|error| error.to_string())?;
+        Ok(Arc::new(TlsDial::new(Arc::new(client))))
     }
 
     /// Secures a peer port whose address asks for it.
