@@ -69,10 +69,11 @@ impl Tls {
     }
 
     /// How other members are reached, once it is known whom their certificates must name.
-    pub(crate) fn dial(self, config: &Config) -> Result<Arc<dyn Dial>, String> {
+    pub(crate) fn dial(&self, config: &Config) -> Result<Arc<dyn Dial>, String> {
         let server_name = config.peer_server_name.clone().unwrap_or_default();
-        let settings = Settings { server_name, ..self.peer };
-        let client = Client::new(&settings, &self.algorithms, &self.report)
+        let settings = Settings { server_name, ..self.peer.clone() };
+        // Members speak HTTP/1.1 without being asked.
+        let client = Client::new(&settings, &self.algorithms, &[], &self.report)
             .map_err(|error| error.to_string())?;
         Ok(Arc::new(TlsDial::new(Arc::new(client), plan::local_address(config))))
     }

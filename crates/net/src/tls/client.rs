@@ -28,6 +28,7 @@ pub struct Client {
     allowed: Allowed,
     server_name: String,
     algorithms: Algorithms,
+    protocols: Vec<Vec<u8>>,
     config: Derived<ClientConfig>,
 }
 
@@ -38,10 +39,12 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Reads all files, and fails if one of them is broken.
+    /// Reads all files, and fails if one of them is broken. `protocols` are what a server may
+    /// choose from; with none, nothing is negotiated.
     pub fn new(
         settings: &Settings,
         algorithms: &Algorithms,
+        protocols: &[&str],
         report: &Report,
     ) -> Result<Self, TlsError> {
         let mut keys = None;
@@ -68,6 +71,7 @@ impl Client {
             allowed: Allowed::of(settings),
             server_name: settings.server_name.clone(),
             algorithms: algorithms.clone(),
+            protocols: protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             config: Derived::new(),
         })
     }
@@ -91,6 +95,7 @@ impl Client {
             None => builder.with_no_client_auth(),
             Some(keys) => builder.with_client_cert_resolver(Arc::clone(keys) as _),
         };
+        config.alpn_protocols.clone_from(&self.protocols);
         config.resumption = Resumption::disabled();
         Ok(config)
     }

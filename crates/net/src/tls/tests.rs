@@ -491,7 +491,7 @@ async fn versions_and_ciphers_bound_what_is_spoken() {
     ] {
         let (here, there) = (here.expect("algorithms"), there.expect("algorithms"));
         let server = Server::new(&settings, &here, &[], 100, &report).expect("settings");
-        let client = Client::new(&settings, &there, &report).expect("settings");
+        let client = Client::new(&settings, &there, &[], &report).expect("settings");
         let met = meet(&server, &client, "127.0.0.1").await;
         match told {
             None => assert!(met.is_served()),
@@ -562,10 +562,31 @@ fn settings_that_do_not_fit_are_refused_in_etcds_words() {
         ),
     ] {
         assert_eq!(shop.server(&settings).expect_err("refused").to_string(), told);
-        let client = Client::new(&settings, &any(), &shop.report());
+        let client = Client::new(&settings, &any(), &[], &shop.report());
         assert_eq!(client.expect_err("refused").to_string(), told);
     }
     assert!(shop.server(&Settings { key_file: key_file.clone(), ..good }).is_ok());
+}
+
+#[tokio::test]
+async fn a_protocol_is_chosen_when_both_offer_it() {
+    let shop = Shop::new();
+    let (settings, report) = (shop.settings("good"), shop.report());
+    let none = "tls: client requested unsupported application protocols";
+    for (here, there, told) in [
+        (&["h2"][..], &["h2"][..], None),
+        (&["h2"], &["foo"], Some(none)),
+        (&["h2"], &[], None),
+        (&[], &["foo"], None),
+    ] {
+        let server = Server::new(&settings, &any(), here, 100, &report).expect("settings");
+        let client = Client::new(&settings, &any(), there, &report).expect("settings");
+        let met = meet(&server, &client, "127.0.0.1").await;
+        match told {
+            None => assert!(met.is_served(), "{here:?} {there:?}"),
+            Some(told) => assert_eq!(met.refusal(), told),
+        }
+    }
 }
 
 #[tokio::test]

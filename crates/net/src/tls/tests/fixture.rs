@@ -128,7 +128,7 @@ impl Shop {
     }
 
     pub(super) fn client(&self, settings: &Settings) -> Client {
-        Client::new(settings, &any(), &self.report()).expect("settings for a client")
+        Client::new(settings, &any(), &[], &self.report()).expect("settings for a client")
     }
 
     /// What becomes of a client with the certificate NAME at a server with the good one.
