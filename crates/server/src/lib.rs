@@ -6,6 +6,7 @@
 //!                     │                      ▲   └─► peer ─► other members
 //!                     ├─► net ─► connection ─► grpc, http (gateway) ─► api
 //!                     └─► duties: what needs other members now and then
+//!  SIGHUP ─► live: the configuration file again
 //! ```
 //!
 //! *Invariants.* This crate adds no semantics: what a request means is `node`'s and `store`'s.

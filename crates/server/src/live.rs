@@ -127,7 +127,7 @@ impl Hangups {
     }
 }
 
-/// Says what changed, and sets the level of the log so that all of it is seen under the wordier one.
+/// Says what changed, and sets the level of the log such that it is said under the wordier one.
 fn tell(running: &Config, reloaded: &Reloaded) {
     log_notices(&reloaded.notices);
     let level = Level::parse(&running.log_level);

@@ -1,7 +1,7 @@
 //! The table of flags: every flag of etcd 3.7.1, once.
 //!
-//! A new flag is a row here and a field in [`Config`]; parsing, environment and help follow from the
-//! row, and its place in a configuration file from a row of `keys`.
+//! A new flag is a row here and a field in [`Config`]; parsing, environment and help follow from
+//! the row, and its place in a configuration file from a row of `keys`.
 
 use net::Url;
 
@@ -303,7 +303,9 @@ pub(super) static FLAGS: &[Flag] = flags! {
     Tracing "distributed-tracing-address" "localhost:4317" set!(text tracing.address), "Where to send them.";
     Tracing "distributed-tracing-service-name" "etcd" set!(text tracing.service_name), "The service's name in them.";
     Tracing "distributed-tracing-instance-id" "" set!(text tracing.instance_id), "The member's name in them.";
-    Tracing "distributed-tracing-sampling-rate" "0" Effect::Value(|config, text| assign(&mut config.tracing.sampling_rate, parse_i64(text))), "How many of a million requests are traced.";
+    Tracing "distributed-tracing-sampling-rate" "0" Effect::Value(|config, text| {
+            assign(&mut config.tracing.sampling_rate, parse_i64(text))
+        }), "How many of a million requests are traced.";
 
     Features "snapshot-catchup-entries" "5000" set!(u64 snapshot_catchup_entries), "Log entries to keep in memory for members that lag.";
     Features "corrupt-check-time" "0s" set!(duration corrupt_check_time), "The interval of comparing hashes with other members (0: never).";
