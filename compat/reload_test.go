@@ -378,9 +378,6 @@ func kubeadm(t *testing.T, kind harness.Kind, tls, old bool) {
 					break
 				}
 			}
-			if !m.Running() && kind == harness.Ours && strings.Contains(m.LastLog(), "TLS (https://") {
-				t.Skip("TLS is not built")
-			}
 			if !m.Running() || time.Now().After(until) {
 				t.Fatalf("%s: %s: %v\n%s", kind, path, err, m.LogTail(10))
 			}

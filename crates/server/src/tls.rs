@@ -43,7 +43,7 @@ impl Tls {
     /// Reads and makes what the flags name. `places` is how many connections there can be.
     pub(crate) fn prepare(config: &Config, places: usize) -> Result<Self, String> {
         let algorithms = algorithms(config)?;
-        let report: Report = Arc::new(tell);
+        let report = report();
         let peer = settings(config, &config.peer_tls, Endpoint::Peer, &report)?;
         warn_of_plain(config, Endpoint::Peer, &peer);
         let client = settings(config, &config.client_tls, Endpoint::Client, &report)?;
@@ -245,6 +245,11 @@ fn warn_of_plain(config: &Config, endpoint: Endpoint, settings: &Settings) {
             log::warn(texts[1]).text(flag, url).emit();
         }
     }
+}
+
+/// Where what happens to certificates later is told.
+pub(crate) fn report() -> Report {
+    Arc::new(tell)
 }
 
 fn tell(note: Note) {

@@ -3,7 +3,6 @@
 //! *Contract.* `Config.Validate` in `server/embed/config.go` of etcd v3.7.1.
 
 use super::Config;
-use super::check::not_built;
 
 impl Config {
     /// Whoever finds the others by a service does not name them: the default is not meant.
@@ -40,25 +39,7 @@ impl Config {
         if discovery.endpoints.iter().any(|endpoint| endpoint.trim().is_empty()) {
             return Err("--discovery-endpoints must not contain empty endpoints".to_owned());
         }
-        if !self.discovers() {
-            return Ok(());
-        }
-        let secure = [
-            ("--discovery-cert", !discovery.cert.is_empty()),
-            ("--discovery-key", !discovery.key.is_empty()),
-            ("--discovery-cacert", !discovery.cacert.is_empty()),
-            ("--discovery-insecure-transport=false", !discovery.insecure_transport),
-            ("--discovery-insecure-skip-tls-verify", discovery.insecure_skip_tls_verify),
-        ];
-        if let Some((flag, _)) = secure.into_iter().find(|(_, is_set)| *is_set) {
-            return Err(not_built(flag));
-        }
-        let is_secure =
-            |endpoint: &&String| endpoint.starts_with("https://") || endpoint.starts_with("unixs:");
-        match discovery.endpoints.iter().find(is_secure) {
-            Some(endpoint) => Err(not_built(&format!("--discovery-endpoints={endpoint}"))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -79,7 +60,6 @@ mod tests {
         let multiple = "multiple discovery or bootstrap flags are set. Choose one of \
                         \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"";
         let both = "both --discovery-token and --discovery-endpoints must be set";
-        let cut = "is not supported by this version of quorate";
         for (words, told) in [
             ("--initial-cluster=a=http://127.0.0.1:1 --discovery-srv=x.org", multiple.to_owned()),
             (
@@ -97,14 +77,7 @@ mod tests {
                 "--discovery-endpoints=a,,b --discovery-token=t",
                 "--discovery-endpoints must not contain empty endpoints".to_owned(),
             ),
-            (
-                "--discovery-endpoints=https://a:1 --discovery-token=t",
-                format!("--discovery-endpoints=https://a:1 {cut}"),
-            ),
-            (
-                "--discovery-endpoints=a:1 --discovery-token=t --discovery-cacert=c",
-                format!("--discovery-cacert {cut}"),
-            ),
+            ("--discovery-endpoints=https://a:1 --discovery-token=t", String::new()),
             ("--discovery-endpoints=127.0.0.1:1 --discovery-token=t", String::new()),
             ("--discovery-srv=x.org --discovery-srv-name=n", String::new()),
         ] {

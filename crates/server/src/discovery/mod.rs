@@ -14,6 +14,7 @@
 //! *Contract.* `PeerURLsMapAndToken` in `server/embed/config.go` of etcd v3.7.1.
 
 mod registry;
+mod secure;
 mod service;
 mod srv;
 

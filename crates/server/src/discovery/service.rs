@@ -4,8 +4,6 @@
 //! *Invariants.* A question ends within `--discovery-dial-timeout` and
 //! `--discovery-request-timeout`; a watch ends when pings get no answer.
 //!
-//! *Absent.* TLS: `config` refuses its flags.
-//!
 //! *Contract.* `client/v3` of etcd v3.7.1, as far as discovery uses it.
 
 use std::fmt;
@@ -23,6 +21,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use super::secure::Secure;
 use crate::config::Discovery;
 
 /// The interval of pings is raised to this, as gRPC for Go does.
@@ -208,13 +207,20 @@ async fn connect(settings: &Discovery, endpoint: &str) -> Result<Session, Failur
     let unavailable = |error: tonic::transport::Error| {
         Failure::Unavailable(format!("{endpoint}: {}", root(&error)))
     };
+    let secure = Secure::of(settings, endpoint)?;
     let target = Endpoint::from_shared(target(endpoint))
         .map_err(|error| Failure::Unavailable(format!("{endpoint}: {error}")))?
         .connect_timeout(settings.dial_timeout)
         .http2_keep_alive_interval(settings.keepalive_time.max(PING_INTERVAL_MIN))
         .keep_alive_timeout(settings.keepalive_timeout)
         .tcp_nodelay(true);
-    let dialed = tokio::time::timeout(settings.dial_timeout, target.connect()).await;
+    let dialed = async {
+        match secure {
+            Some(secure) => target.connect_with_connector(secure).await,
+            None => target.connect().await,
+        }
+    };
+    let dialed = tokio::time::timeout(settings.dial_timeout, dialed).await;
     let channel = dialed.map_err(|_| deadline())?.map_err(unavailable)?;
     let Some((name, password)) = credentials(settings) else {
         return Ok(Session { channel, token: None });
@@ -251,7 +257,10 @@ fn credentials(settings: &Discovery) -> Option<(String, String)> {
 
 /// The address of an endpoint in tonic's form.
 fn target(endpoint: &str) -> String {
-    if let Some(path) = endpoint.strip_prefix("unix://").or(endpoint.strip_prefix("unix:")) {
+    if endpoint.starts_with("unixs:") {
+        // The connector knows the way.
+        "https://localhost".to_owned()
+    } else if let Some(path) = endpoint.strip_prefix("unix://").or(endpoint.strip_prefix("unix:")) {
         format!("unix:{path}")
     } else if endpoint.contains("://") {
         endpoint.to_owned()
