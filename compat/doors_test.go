@@ -28,7 +28,7 @@ type door struct {
 	header http.Header
 }
 
-func knock(method, url string) door {
+func ask(method, url string) door {
 	q, err := http.NewRequest(method, url, nil)
 	if err != nil {
 		return door{status: err.Error()}
@@ -95,25 +95,25 @@ func TestDoors(t *testing.T) {
 				base = fmt.Sprintf("http://127.0.0.1:%d", httpPorts[kind])
 			}
 			for range 500 { // a member may serve before the version of its cluster is decided
-				if strings.Contains(string(knock("GET", base+"/version").body), `"storage":"3`) {
+				if strings.Contains(string(ask("GET", base+"/version").body), `"storage":"3`) {
 					break
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			for _, path := range bodies {
-				one := knock("GET", base+path)
+				one := ask("GET", base+path)
 				say("%d GET %s: %s %q", at, path, one.head(), one.sorted())
 			}
 			for _, path := range heads {
-				say("%d GET %s: %s", at, path, knock("GET", base+path).head())
+				say("%d GET %s: %s", at, path, ask("GET", base+path).head())
 			}
 			for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
 				for _, path := range []string{"/debug/vars", "/debug/pprof/cmdline", "/debug/pprof/nonsense",
 					"/health", "/nonsense", "/metrics"} {
-					say("%d %s %s: %s", at, method, path, knock(method, base+path).head())
+					say("%d %s %s: %s", at, method, path, ask(method, base+path).head())
 				}
 			}
-			words := strings.Split(string(knock("GET", base+"/debug/pprof/cmdline").body), "\x00")
+			words := strings.Split(string(ask("GET", base+"/debug/pprof/cmdline").body), "\x00")
 			say("%d words of the command line: %d, as the flags: %v", at, len(words),
 				slices.Equal(words[1:], m.Args()))
 		}
@@ -124,12 +124,12 @@ func TestDoors(t *testing.T) {
 	}
 	// What only a Go process has is known, and said not to be there.
 	for _, name := range []string{"block", "mutex", "trace", "heap", "allocs"} {
-		one := knock("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/"+name)
+		one := ask("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/"+name)
 		if !strings.HasPrefix(one.status, "501") || len(one.body) == 0 {
 			t.Errorf("%s: %s %q", name, one.head(), one.body)
 		}
 	}
-	threads := string(knock("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/goroutine").body)
+	threads := string(ask("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/goroutine").body)
 	for _, name := range []string{": pump\n", ": log\n", ": apply\n", ": lane-0\n"} {
 		if !strings.Contains(threads, name) {
 			t.Errorf("no thread %q in\n%s", name, threads)
@@ -154,9 +154,9 @@ func TestProfile(t *testing.T) {
 	}
 	var first, second door
 	var both sync.WaitGroup
-	both.Go(func() { first = knock("GET", m.ClientURL()+"/debug/pprof/profile?seconds=3") })
+	both.Go(func() { first = ask("GET", m.ClientURL()+"/debug/pprof/profile?seconds=3") })
 	time.Sleep(500 * time.Millisecond)
-	both.Go(func() { second = knock("GET", m.ClientURL()+"/debug/pprof/profile?seconds=3") })
+	both.Go(func() { second = ask("GET", m.ClientURL()+"/debug/pprof/profile?seconds=3") })
 	both.Wait()
 	if !strings.HasPrefix(second.status, "500") ||
 		string(second.body) != "Could not enable CPU profiling: cpu profiling already in use\n" {
@@ -179,7 +179,7 @@ func TestProfile(t *testing.T) {
 	if err != nil || !strings.Contains(string(tags), "pump") || !strings.Contains(string(tags), "lane-") {
 		t.Errorf("threads are not named: %v\n%s", err, tags)
 	}
-	picture := knock("GET", m.ClientURL()+"/debug/pprof/flamegraph?seconds=1")
+	picture := ask("GET", m.ClientURL()+"/debug/pprof/flamegraph?seconds=1")
 	if picture.header.Get("Content-Type") != "image/svg+xml" || !strings.Contains(string(picture.body), "pump") {
 		t.Errorf("flame graph: %s %.300s", picture.head(), picture.body)
 	}
@@ -192,7 +192,7 @@ func probe(m *harness.Member) string {
 		"/health?exclude=CORRUPT", "/health?exclude=NOSPACE&exclude=CORRUPT", "/livez", "/livez?verbose", "/readyz",
 		"/readyz?verbose", "/readyz?exclude=data_corruption", "/readyz?exclude=linearizable_read&verbose",
 		"/readyz/data_corruption", "/readyz/serializable_read", "/readyz/non_learner"} {
-		one := knock("GET", m.ClientURL()+path)
+		one := ask("GET", m.ClientURL()+path)
 		lines = append(lines, fmt.Sprintf("%s: %s %q", path, one.head(), one.sorted()))
 	}
 	return joinLines(lines)
@@ -257,11 +257,11 @@ func TestHealthStates(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		one := knock("GET", leader.ClientURL()+"/health")
+		one := ask("GET", leader.ClientURL()+"/health")
 		lines = append(lines, fmt.Sprintf("alone: %s %q", one.head(), one.body))
 		for _, path := range []string{"/health?serializable=true", "/livez?verbose",
 			"/readyz?exclude=linearizable_read", "/readyz"} {
-			one := knock("GET", leader.ClientURL()+path)
+			one := ask("GET", leader.ClientURL()+path)
 			lines = append(lines, fmt.Sprintf("alone %s: %s %q", path, one.head(), one.sorted()))
 		}
 		return joinLines(lines)
@@ -285,7 +285,7 @@ func startAll(members []*harness.Member) []error {
 
 // raftVariables tells which variables there are, and what they say of raft.
 func raftVariables(m *harness.Member) string {
-	one := knock("GET", m.ClientURL()+"/debug/vars")
+	one := ask("GET", m.ClientURL()+"/debug/vars")
 	var all map[string]any
 	if err := json.Unmarshal(one.body, &all); err != nil {
 		return err.Error()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use base::{Clock, Moment, RequestIds, Revision, Rng};
+use base::{Clock, MemberId, Moment, RequestIds, Revision, Rng};
 use node::requests::Rejected;
 use node::requests::watch::Limits;
 use proto::etcdserverpb::alarm_request::AlarmAction;
@@ -157,11 +157,11 @@ impl Api {
         request: InternalRaftRequest,
     ) -> impl Future<Output = Result<Response, Rejected>> + Send + '_ {
         let mut proposal = Proposal {
-            metrics: &self.metrics,
+            api: self,
             operation: Operation::of(&request),
             began: Instant::now(),
             is_failed: true,
-            is_proposed: true,
+            is_proposed: None,
         };
         let proposed = self.member.propose(request);
         async move {
@@ -206,11 +206,12 @@ impl Api {
 
 /// A proposal that is waited for. It is counted when the wait ends, also when the client goes.
 struct Proposal<'a> {
-    metrics: &'a Metrics,
+    api: &'a Api,
     operation: Option<Operation>,
     began: Instant,
     is_failed: bool,
-    is_proposed: bool,
+    /// Whether it came to the log; not known when its client goes before the answer.
+    is_proposed: Option<bool>,
 }
 
 impl Proposal<'_> {
@@ -223,17 +224,20 @@ impl Proposal<'_> {
                 | Rejected::DeadlineExceeded)
         );
         // Without a leader nothing can be proposed.
-        self.is_proposed = !matches!(answer, Err(Rejected::DeadlineExceeded));
+        self.is_proposed = Some(!matches!(answer, Err(Rejected::DeadlineExceeded)));
     }
 }
 
 impl Drop for Proposal<'_> {
     fn drop(&mut self) {
+        let metrics = &self.api.metrics;
         if self.is_failed {
-            self.metrics.proposals_failed.increment();
+            metrics.proposals_failed.increment();
         }
         if let Some(operation) = self.operation {
-            self.metrics.requested(operation, self.is_proposed, self.began.elapsed());
+            let has_leader = || self.api.member.status().leader != MemberId::NONE;
+            let is_proposed = self.is_proposed.unwrap_or_else(has_leader);
+            metrics.requested(operation, is_proposed, self.began.elapsed());
         }
     }
 }

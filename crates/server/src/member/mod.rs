@@ -318,16 +318,21 @@ impl Member {
             return Err(Rejected::RequestTooLarge);
         }
         let links = &self.0.links;
-        let begun = Instant::now();
         let answer = links.proposals.wait(id.get());
-        self.send(Input::Propose { id, data }).inspect_err(|_| self.forget(id))?;
+        let mut waiting = links.proposals.watch(id.get());
+        self.send(Input::Propose { id, data })?;
         match tokio::time::timeout(self.0.request_timeout, answer).await {
-            Ok(Ok(result)) => result,
+            Ok(Ok(result)) => {
+                waiting.answered();
+                result
+            }
             Ok(Err(_)) => Err(Rejected::Stopped),
             Err(_) => {
-                self.forget(id);
                 // etcd's proposal waits for a leader in a place that knows no better text.
                 let has_leader = self.status().leader != MemberId::NONE;
+                // Not kept through the wait, which is to stay small.
+                let (now, waited) = (Instant::now(), self.0.request_timeout);
+                let begun = now.checked_sub(waited).unwrap_or(now);
                 Err(if has_leader { self.timeout(begun) } else { Rejected::DeadlineExceeded })
             }
         }
@@ -415,10 +420,6 @@ impl Member {
     /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
         self.status().leader == self.0.id
-    }
-
-    fn forget(&self, id: RequestId) {
-        self.0.links.proposals.forget(id.get());
     }
 
     fn send(&self, input: Input) -> Result<(), Rejected> {

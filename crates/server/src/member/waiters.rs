@@ -34,6 +34,11 @@ impl<T> Waiters<T> {
         receiver
     }
 
+    /// Forgets that number when who waits for it goes away without an answer.
+    pub(super) fn watch(&self, number: u64) -> Waiting<'_, T> {
+        Waiting { waiters: Some(self), number }
+    }
+
     /// Nobody waits for that number any more.
     pub(super) fn forget(&self, number: u64) {
         self.shard(number).lock().remove(&number);
@@ -58,5 +63,41 @@ impl<T> Waiters<T> {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+/// Somebody who waits for an answer.
+pub(super) struct Waiting<'a, T> {
+    waiters: Option<&'a Waiters<T>>,
+    number: u64,
+}
+
+impl<T> Waiting<'_, T> {
+    /// The answer has come.
+    pub(super) fn answered(&mut self) {
+        self.waiters = None;
+    }
+}
+
+impl<T> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        if let Some(waiters) = self.waiters {
+            waiters.forget(self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_goes_away_is_forgotten() {
+        let waiters = Waiters::<()>::default();
+        let _answer = waiters.wait(1);
+        let waiting = waiters.watch(1);
+        assert_eq!(waiters.len(), 1);
+        drop(waiting);
+        assert_eq!(waiters.len(), 0);
     }
 }
