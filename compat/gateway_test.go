@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"slices"
@@ -369,5 +370,77 @@ func TestGatewayLongAnswer(t *testing.T) {
 	t.Logf("memory %d MiB before, %d MiB at most", before, peak)
 	if peak-before > growthMax {
 		t.Errorf("%d MiB more than before", peak-before)
+	}
+}
+
+// TestGatewayGone looks at ours when clients go: their calls end with them, however they came.
+func TestGatewayGone(t *testing.T) {
+	m := harness.Launch(t, harness.Ours)
+	g := newGateway(m.ClientURL())
+	streams := func() string {
+		answer, err := g.client.Get(g.url + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(answer.Body)
+		return regexp.MustCompile(`(?m)^etcd_debugging_mvcc_watch_stream_total \d+$`).FindString(string(text))
+	}
+	wait := func(count int) {
+		t.Helper()
+		want := fmt.Sprint("etcd_debugging_mvcc_watch_stream_total ", count)
+		for deadline := time.Now().Add(5 * time.Second); streams() != want; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%q, not %q", streams(), want)
+			}
+		}
+	}
+	create := `{"create_request":{"key":"YQ=="}}`
+	request := fmt.Sprintf("POST /v3/watch HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(create), create)
+	open := "POST /v3/watch HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		fmt.Sprintf("%x\r\n%s\r\n", len(create), create)
+	malformed := "POST /v3/watch HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + create + "x"
+	var conns []net.Conn
+	for _, text := range []string{request, open, malformed} {
+		conn, err := net.Dial("tcp", m.Endpoint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := g.socket("/v3/watch")
+	s.write(create)
+	s.read(1)
+	wait(4)
+	for i, conn := range conns {
+		conn.Close()
+		wait(3 - i)
+	}
+	s.conn.Close()
+	wait(0)
+}
+
+// TestGatewayLimits sends ours more than it takes.
+func TestGatewayLimits(t *testing.T) {
+	g := newGateway(harness.Launch(t, harness.Ours).ClientURL())
+	g.client.Timeout = time.Minute
+	long := strings.Repeat(" ", 5<<20)
+	for _, q := range []gatewayRequest{
+		{method: "POST", path: "/v3/kv/put", body: `{"key":"YQ==",` + long + `"value":""}`},
+		{method: "POST", path: "/v3/kv/put", body: `{"key":"YQ=="}` + long},
+		{method: "POST", path: "/v3/lease/keepalive", body: `{"ID":7}{"x":` + long + `}{"ID":7}`},
+	} {
+		g.ask(q)
+	}
+	for i, want := range []string{": 429 ", ": 200 ", ": 200 "} {
+		if !strings.Contains(g.lines[i], want) {
+			t.Errorf("not %q: %.300q", want, g.lines[i][max(0, len(g.lines[i])-300):])
+		}
+	}
+	if strings.Count(g.lines[2], "result") != 1 {
+		t.Errorf("not one answer: %.300q", g.lines[2][max(0, len(g.lines[2])-300):])
 	}
 }

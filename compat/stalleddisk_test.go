@@ -50,7 +50,7 @@ func TestStalledDisk(t *testing.T) {
 	well := func() {
 		t.Helper()
 		for _, path := range []string{"/health", "/readyz", "/readyz/disk"} {
-			if one := knock("GET", m.ClientURL()+path); !strings.HasPrefix(one.status, "200") {
+			if one := ask("GET", m.ClientURL()+path); !strings.HasPrefix(one.status, "200") {
 				t.Errorf("%s: %s %q", path, one.head(), one.body)
 			}
 		}
@@ -65,7 +65,7 @@ func TestStalledDisk(t *testing.T) {
 		_, _ = client.Put(ctx, "meanwhile", "2") // answered, or too late
 	}()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if one := knock("GET", m.ClientURL()+"/health"); strings.HasPrefix(one.status, "503") {
+		if one := ask("GET", m.ClientURL()+"/health"); strings.HasPrefix(one.status, "503") {
 			if string(one.body) != `{"health":"false","reason":"DISK STALLED"}`+"\n" {
 				t.Errorf("/health: %q", one.body)
 			}
@@ -83,7 +83,7 @@ func TestStalledDisk(t *testing.T) {
 		// A reader of what is there feels nothing.
 		"/health?serializable=true": `200 {"health":"true"`,
 	} {
-		one := knock("GET", m.ClientURL()+path)
+		one := ask("GET", m.ClientURL()+path)
 		status, line, _ := strings.Cut(want, " ")
 		if !strings.HasPrefix(one.status, status) || !strings.Contains(string(one.body), line) {
 			t.Errorf("%s: %s %q", path, one.head(), one.body)

@@ -3,7 +3,8 @@
 //! The result is committed, so that a build needs neither `protoc` nor a build script; a test
 //! generates it afresh and fails when the committed files differ.
 //!
-//! Messages go to `crates/proto` (structs, and the tables of their JSON); services go to `crates/rpc` and refer to them.
+//! Messages go to `crates/proto` (structs, and the tables of their JSON); services go to
+//! `crates/rpc` and refer to them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Response, Version, header};
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -64,6 +65,24 @@ pub(crate) enum Port {
     Http,
     /// Metrics and health.
     Metrics,
+}
+
+/// Waits for the end of a connection, and hastens it when the process stops. The types of
+/// connections have no trait in common that says so.
+macro_rules! end {
+    ($service:expr, $connection:expr) => {{
+        let mut connection = pin!($connection);
+        let mut phase: watch::Receiver<Phase> = $service.api.phase.clone();
+        let is_over = tokio::select! {
+            // How a connection ends is its client's affair.
+            _ended = connection.as_mut() => true,
+            _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => false,
+        };
+        if !is_over {
+            connection.as_mut().graceful_shutdown();
+            let _ended = connection.await;
+        }
+    }};
 }
 
 /// How connections are served; the same for all.
@@ -125,20 +144,24 @@ impl Service {
             Port::Client => (builder, watched()),
             Port::Grpc => (builder.http2_only(), watched()),
             // A handshake may have settled on HTTP/2, without gRPC.
-            Port::Http | Port::Metrics if is_tls => (builder, Pings::unwatched()),
-            Port::Http | Port::Metrics => (builder.http1_only(), Pings::unwatched()),
+            Port::Metrics if !is_tls => (builder.http1_only(), Pings::unwatched()),
+            Port::Http | Port::Metrics => (builder, Pings::unwatched()),
         };
         let io = TokioIo::new(Guarded::new(stream, pings));
-        let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
-        let mut phase: watch::Receiver<Phase> = self.api.phase.clone();
-        let is_over = tokio::select! {
-            // How a connection ends is its client's affair.
-            _ended = connection.as_mut() => true,
-            _stopping = phase.wait_for(|phase| *phase == Phase::Stopping) => false,
-        };
-        if !is_over {
-            connection.as_mut().graceful_shutdown();
-            let _ended = connection.await;
+        match port {
+            // The builder for both protocols would forget, for upgrades, that it is for one.
+            Port::Http if !is_tls => {
+                let mut http1 = http1::Builder::new();
+                http1
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .max_buf_size(HTTP1_BUFFER);
+                end!(self, http1.serve_connection(io, service).with_upgrades());
+            }
+            Port::Client | Port::Http => {
+                end!(self, builder.serve_connection_with_upgrades(io, service));
+            }
+            Port::Grpc | Port::Metrics => end!(self, builder.serve_connection(io, service)),
         }
         sockets.end().await;
     }

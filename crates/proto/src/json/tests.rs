@@ -1,3 +1,5 @@
+//! Messages that are read from JSON and written to it, as etcd's gateway reads and writes them.
+
 use prost::Message as _;
 
 use super::*;
