@@ -61,7 +61,7 @@ fn command_lines_are_refused_with_etcds_codes() {
         (&["--nosuch"][..], 2, "flag provided but not defined: -nosuch\nUsage:"),
         (&["--snapshot-count=x"], 2, "invalid value \"x\" for flag -snapshot-count: parse error\n"),
         (&["stray"], 1, "\"error\":\"\\\"stray\\\" is not a valid flag\""),
-        (&["--auto-tls"], 1, "--auto-tls is not supported by this version of quorate"),
+        (&["--enable-v2"], 1, "the v2 API is not supported by this version of quorate"),
         (
             &["--initial-cluster=other=http://127.0.0.1:1"],
             1,
