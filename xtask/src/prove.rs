@@ -86,7 +86,7 @@ macro_rules! compat {
     };
 }
 
-const PROOFS: [Proof; 16] = [
+const PROOFS: [Proof; 17] = [
     Proof {
         name: "crashes",
         claim: "Fifty times killed under load, nothing acknowledged is missing, revisions do not \
@@ -163,14 +163,36 @@ const PROOFS: [Proof; 16] = [
     },
     Proof {
         name: "tools",
-        claim: "etcdctl prints the same against ours and real etcd, and so does `quorate ctl`.",
+        claim: "etcdctl prints the same against ours and real etcd, and so does `quorate ctl`; \
+                etcdutl and `quorate utl` print and leave the same, and refuse the same.",
         commands: &[
             BUILD,
             line(
                 "compat",
                 &[],
-                &["go", "test", "-v", "-count=1", "-run", "^(TestEtcdctl|TestCtl)$", "."],
+                &["go", "test", "-v", "-count=1", "-run", "^(TestEtcdctl|TestCtl|TestUtl.*)$", "."],
             ),
+        ],
+    },
+    Proof {
+        name: "doors",
+        claim: "Every flag, variable and key of the configuration file, every certificate, every \
+                route of the JSON gateway, every HTTP path, every metric and every kind of log \
+                output beside real etcd; locks and elections; members that find each other by \
+                DNS and by a discovery service; kubeadm's flags; every alert in its fault and in \
+                quiet; directories of etcd 3.5 and 3.6.",
+        commands: &[
+            BUILD,
+            compat!(
+                "^(TestFlags.*|TestReload|TestKubeadm|TestBootstrap.*|TestTLS.*|TestGateway.*)$",
+                &[]
+            ),
+            compat!(
+                "^(TestLockCrowd|TestDoors|TestHealthStates|TestProfile|TestStalledDisk|TestListen)$",
+                &[("COMPAT_CROWD", "3000/100")]
+            ),
+            compat!("^(TestMetrics.*|TestAlerts|TestLog.*|TestTracing.*)$", &[]),
+            compat!("^TestOlderDirectories$", &[("COMPAT_OLDER_OPS", "3000/100")]),
         ],
     },
     Proof {
