@@ -38,6 +38,9 @@ const STEPS: [Step; 9] = [
 /// How long each decoder is fed.
 const FUZZ_SECONDS: &str = "10";
 
+/// How the simulator and the binary that is compared are built.
+const PROFILE: &str = "gate";
+
 /// For how long whole clusters are simulated.
 const SIM_TIME: &str = "60s";
 
@@ -102,7 +105,7 @@ fn fuzz(root: &Path) -> Result<Outcome> {
 /// bugs are switched off in the first. The told runs are tests.
 fn sim(root: &Path) -> Result<Outcome> {
     let mut counts = Counts::default();
-    let run = ["run", "--release", "-p", "sim", "--features", "mutants", "--"];
+    let run = ["run", "--profile", PROFILE, "-p", "sim", "--features", "mutants", "--"];
     for words in [["--for", SIM_TIME, "-j", "2"], ["mutants", "--sample", "-j", "2"]] {
         counts.add(&Job::cargo(&[&run[..], &words].concat()).run(root)?);
     }
@@ -140,10 +143,12 @@ fn compat(root: &Path) -> Result<Outcome> {
     if !Job::new("go", &["version"]).is_possible(root) {
         return Ok(Outcome::Skipped("Go is not installed"));
     }
-    Job::cargo(&["build", "--release"]).run(root)?;
+    Job::cargo(&["build", "--profile", PROFILE]).run(root)?;
     let module = root.join("compat");
     Job::new("go", &["vet", "./..."]).run(&module)?;
+    let binary = root.join("target").join(PROFILE).join("quorate");
     let counts = Job::new("go", &["test", "-v", "-count=1", COMPAT_MAX, "./..."])
+        .env("QUORATE_BIN", &binary.to_string_lossy())
         .quietly(&root.join("target/compat.log"))
         .run(&module)?;
     if let Some(name) = counts.skipped.first() {

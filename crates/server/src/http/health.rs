@@ -142,7 +142,8 @@ pub(super) async fn check(api: &Arc<Api>, path: &str, query: &Query) -> Response
             continue;
         }
         let result = check.run(api).await;
-        api.metrics.health_check(kind, name, result.is_ok());
+        let is_quiet = !check.is_told(true);
+        api.metrics.health_check((kind, name), result.is_ok(), is_quiet);
         match result {
             Ok(()) if !check.is_told(true) => {}
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),

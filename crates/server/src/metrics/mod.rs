@@ -414,10 +414,19 @@ impl Metrics {
         }
     }
 
-    /// Notes the result of one health check.
-    pub(crate) fn health_check(&self, kind: &'static str, name: &'static str, is_ok: bool) {
+    /// Notes the result of one health check: its kind and name. A quiet one is not told before it
+    /// has failed once.
+    pub(crate) fn health_check(
+        &self,
+        check: (&'static str, &'static str),
+        is_ok: bool,
+        is_quiet: bool,
+    ) {
         let mut all = self.health_checks.lock();
-        let check = all.entry((kind, name)).or_default();
+        if is_quiet && is_ok && !all.contains_key(&check) {
+            return;
+        }
+        let check = all.entry(check).or_default();
         check.is_ok = is_ok;
         if is_ok { check.successes += 1 } else { check.errors += 1 }
     }
