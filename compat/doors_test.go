@@ -228,6 +228,7 @@ func init() {
 // TestHealthStates compares what members say of themselves when others are gone: a follower, a
 // learner, and whoever is left.
 func TestHealthStates(t *testing.T) {
+	t.Parallel()
 	clusters := [2]*harness.Cluster{}
 	for _, kind := range []harness.Kind{harness.Real, harness.Ours} {
 		clusters[kind] = harness.NewCluster(t, false, []harness.Kind{kind, kind})

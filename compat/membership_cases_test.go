@@ -68,6 +68,7 @@ func roles(c *harness.Cluster) (leader *harness.Member, followers []*harness.Mem
 // TestLeasesThroughFollowers renews and asks for leases through every member: only the leader knows,
 // so the others ask it.
 func TestLeasesThroughFollowers(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) { sideBySideWith(t, m, leasesThroughFollowers) }, clusterMixes...)
 }
 
@@ -147,6 +148,7 @@ func leasesThroughFollowers(t *testing.T, l *caseLog, m mix) {
 // TestLeaderLost opens streams that want a leader and streams that do not, and takes the leader away:
 // the former end after three election timeouts, the latter stay.
 func TestLeaderLost(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) { sideBySideWith(t, m, leaderLost) }, "QQQ", "QEE")
 }
 
@@ -252,6 +254,7 @@ func openStreams(ctx context.Context, conn *grpc.ClientConn) (pb.Watch_WatchClie
 
 // TestDowngradeTogether enables a downgrade through a follower, and takes it back.
 func TestDowngradeTogether(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) { sideBySideWith(t, m, downgradeTogether) }, clusterMixes...)
 }
 
@@ -317,6 +320,7 @@ func downgradeTogether(t *testing.T, l *caseLog, m mix) {
 
 // TestPeerPort asks the peer ports of a leader and a follower what members ask there.
 func TestPeerPort(t *testing.T) {
+	t.Parallel()
 	eachMix(t, func(t *testing.T, m mix) { sideBySideWith(t, m, peerPort) }, clusterMixes...)
 }
 
@@ -395,6 +399,7 @@ func peerAnswer(m *harness.Member, method, path, body, cluster string) string {
 // TestCorruption changes a value in the database of one member behind its back. Each of etcd's three
 // checks finds it, whoever leads and whoever is wrong.
 func TestCorruption(t *testing.T) {
+	t.Parallel()
 	for _, check := range []string{"initial", "periodic", "compactions"} {
 		t.Run(check, func(t *testing.T) {
 			run := func(t *testing.T, l *caseLog, m mix) { corruption(t, l, m, check) }

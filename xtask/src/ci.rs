@@ -147,7 +147,7 @@ fn compat(root: &Path) -> Result<Outcome> {
     let module = root.join("compat");
     Job::new("go", &["vet", "./..."]).run(&module)?;
     let binary = root.join("target").join(PROFILE).join("quorate");
-    let counts = Job::new("go", &["test", "-v", "-count=1", COMPAT_MAX, "./..."])
+    let counts = Job::new("go", &["test", "-v", "-count=1", "-parallel=3", COMPAT_MAX, "./..."])
         .env("QUORATE_BIN", &binary.to_string_lossy())
         .quietly(&root.join("target/compat.log"))
         .run(&module)?;
