@@ -17,8 +17,12 @@ use crate::url::Url;
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: u32 = 4096;
 
-/// File descriptors that are never given to clients: the member's own files and peers.
+/// File descriptors that are never given to clients: two thirds of them are for the connections
+/// of other members, and the others for the member's own files and its way to other members.
 const RESERVED_DESCRIPTORS: u64 = 150;
+
+/// Connections to the peer ports, out of the reserve: clients cannot keep other members out.
+pub const PEER_CONNECTIONS_MAX: usize = 100;
 
 /// The pause after an accept that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -229,14 +233,19 @@ pub struct TooFewDescriptors {
 }
 
 impl Gate {
-    /// As many as the limit of descriptors leaves.
+    /// So many.
+    pub fn of(places: usize) -> Self {
+        Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// As many as the limit of descriptors leaves to clients.
     pub fn from_descriptor_limit() -> Result<Self, TooFewDescriptors> {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         if limit <= RESERVED_DESCRIPTORS {
             return Err(TooFewDescriptors { limit });
         }
         let places = usize::try_from(limit - RESERVED_DESCRIPTORS).unwrap_or(usize::MAX);
-        Ok(Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))))
+        Ok(Self::of(places))
     }
 
     /// How many places are free.
