@@ -17,7 +17,7 @@ use super::revoked::Revoked;
 use super::trust::Trust;
 use super::verifier::{Allowed, Clients};
 use super::waiting::Waiting;
-use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Report, Settings, TlsError, san};
+use super::{HANDSHAKE_TIMEOUT, Report, Settings, TlsError, san};
 use crate::stream::{PeerAddress, Stream};
 
 /// What rustls says when our certificate cannot be read.
@@ -46,13 +46,13 @@ impl std::fmt::Debug for Server {
 
 impl Server {
     /// Reads all files, and fails if one of them is broken. `protocols` are what a client may
-    /// choose from; with none, what it offers is not looked at. At most half of `places`
-    /// connections may be under way at once.
+    /// choose from; with none, what it offers is not looked at. At most `handshakes_max`
+    /// are under way at once.
     pub fn new(
         settings: &Settings,
         algorithms: &Algorithms,
         protocols: &[&str],
-        places: usize,
+        handshakes_max: usize,
         report: &Report,
     ) -> Result<Self, TlsError> {
         settings.check()?;
@@ -76,7 +76,7 @@ impl Server {
             algorithms: algorithms.clone(),
             protocols: protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             config: Derived::new(),
-            waiting: Waiting::new(HANDSHAKES_MAX.min(places / 2)),
+            waiting: Waiting::new(handshakes_max),
             handshake_timeout: HANDSHAKE_TIMEOUT,
         };
         server.config()?;
@@ -117,8 +117,10 @@ impl Server {
         let mut place = self.waiting.enter();
         let handshake = timeout(self.handshake_timeout, self.shake_hands(stream));
         let (stream, server_name) = tokio::select! {
-            shaken = handshake => shaken.unwrap_or_else(|_| Err(Refused::new("i/o timeout")))?,
+            // First: whoever has lost its place costs no more signatures.
+            biased;
             () = place.lost() => return Err(Refused::new("too many handshakes are under way")),
+            shaken = handshake => shaken.unwrap_or_else(|_| Err(Refused::new("i/o timeout")))?,
         };
         // The rest may take its time: whoever got here has shown its certificate.
         drop(place);

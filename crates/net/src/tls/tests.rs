@@ -611,7 +611,7 @@ async fn doors_that_are_held_half_open_keep_nobody_out() {
     const HELD: usize = 300;
     let shop = Shop::new();
     let settings = shop.settings("good");
-    let server = Server::new(&settings, &any(), &[], 64, &shop.report()).expect("settings");
+    let server = Server::new(&settings, &any(), &[], 32, &shop.report()).expect("settings");
     let server = Arc::new(server);
     let mut held = Vec::new();
     let mut tasks = tokio::task::JoinSet::new();
