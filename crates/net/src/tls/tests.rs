@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 
 use rcgen::{
-    BasicConstraints, CertifiedIssuer, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    BasicConstraints, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     KeyUsagePurpose, NameConstraints, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
@@ -241,6 +241,30 @@ async fn a_revoked_certificate_is_refused_by_der_and_by_pem_and_a_broken_list_re
 }
 
 #[tokio::test]
+async fn every_list_of_a_file_of_revocations_counts() {
+    let shop = Shop::new();
+    let mut params = leaf();
+    params.serial_number = Some(SerialNumber::from(0x0a_u64));
+    shop.issue("revoked", params);
+    let settings = Settings { crl_file: shop.path("crl"), ..shop.settings("good") };
+    let server = shop.server(&settings).expect("settings");
+    let revoked = shop.client(&shop.settings("revoked"));
+    let pem = |serial| shop.revoke(serial).pem().expect("text");
+    for contents in [pem(1) + &pem(0x0a), pem(0x0a) + &pem(1)] {
+        shop.write("crl", contents);
+        let met = meet(&server, &revoked, "127.0.0.1").await;
+        assert_eq!(met.refusal(), "transport: certificate serial a revoked");
+    }
+    let good = shop.client(&shop.settings("good"));
+    for broken in ["-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "-----BEGIN X509"] {
+        shop.write("crl", pem(1) + broken);
+        assert_eq!(meet(&server, &good, "127.0.0.1").await.refusal(), "x509: malformed crl");
+    }
+    shop.write("crl", shop.root.pem());
+    assert_eq!(meet(&server, &good, "127.0.0.1").await.refusal(), "x509: malformed crl");
+}
+
+#[tokio::test]
 async fn names_and_hosts_that_are_not_allowed_are_refused() {
     let shop = Shop::new();
     let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
@@ -312,6 +336,71 @@ async fn a_member_must_call_from_an_address_that_its_certificate_names() {
     let caller = shop.client(&shop.settings("caller"));
     let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
     assert!(meet_from(&server, &caller, "127.0.0.1", mapped).await.is_served());
+}
+
+#[tokio::test]
+async fn a_certificate_whose_names_cannot_be_read_is_refused() {
+    let shop = Shop::new();
+    let settings = Settings { checks_client_address: true, ..shop.settings("good") };
+    let server = shop.server(&settings).expect("settings");
+    let between = CertifiedIssuer::signed_by(authority_params("between"), key(), &shop.root);
+    let between = between.expect("an authority");
+    let mut twice = leaf();
+    twice.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 9].into())];
+    let nameless = || {
+        let mut params = leaf();
+        params.subject_alt_names.clear();
+        params
+    };
+    for (label, mut params, names) in [
+        ("twice", twice, &[0x30, 6, 0x87, 4, 127, 0, 0, 8][..]),
+        ("no names", nameless(), &[0x31, 1]),
+        ("no text", nameless(), &[0x30, 3, 0x82, 1, 0xff]),
+        ("a short address", nameless(), &[0x30, 5, 0x87, 3, 127, 0, 0]),
+    ] {
+        let oid = [2, 5, 29, 17];
+        params.custom_extensions = vec![CustomExtension::from_oid_content(&oid, names.to_vec())];
+        shop.issue("odd", params.clone());
+        shop.issue_by("far", params, &between);
+        let chain = std::fs::read_to_string(shop.path("far.pem")).expect("a certificate");
+        shop.write("far.pem", chain + &between.pem());
+        for name in ["odd", "far"] {
+            let met = meet(&server, &shop.client(&shop.settings(name)), "127.0.0.1").await;
+            let told = "tls: failed to verify certificate: x509: malformed certificate";
+            assert_eq!(met.refusal(), told, "{label}, {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_for_leaves_alone_vouches_for_no_other_authority() {
+    let shop = Shop::new();
+    let name = || GeneralSubtree::DnsName("m.example".to_owned());
+    let constrained =
+        || NameConstraints { permitted_subtrees: vec![name()], excluded_subtrees: Vec::new() };
+    for constraints in [None, Some(constrained())] {
+        let mut params = authority_params("short root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.name_constraints = constraints;
+        let root = CertifiedIssuer::self_signed(params, key()).expect("an authority");
+        for bundle in [root.pem(), root.pem() + &shop.root.pem()] {
+            shop.write("ca.pem", bundle);
+            let between = CertifiedIssuer::signed_by(authority_params("between"), key(), &root);
+            let between = between.expect("an authority");
+            let mut params = leaf();
+            params.subject_alt_names.remove(0);
+            shop.issue_by("far", params.clone(), &between);
+            let chain = std::fs::read_to_string(shop.path("far.pem")).expect("a certificate");
+            shop.write("far.pem", chain + &between.pem());
+            shop.issue_by("near", params, &root);
+            let settings = Settings { trusted_ca_file: shop.path("ca.pem"), ..shop.settings("near") };
+            let server = shop.server(&settings).expect("settings");
+            for (name, is_served) in [("near", true), ("far", false)] {
+                let met = meet(&server, &shop.client(&shop.settings(name)), "m.example").await;
+                assert_eq!(met.server.is_ok(), is_served, "{name}: {met:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

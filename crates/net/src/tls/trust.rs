@@ -97,7 +97,9 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        // The way by webpki looks at no more of a leaf than it needs.
         let parsed = certificate::parse(leaf)
+            .filter(certificate::is_readable)
             .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let near = self.vouched(leaf, &parsed, now);
         match near {
@@ -197,7 +199,9 @@ fn check(certificate: &X509Certificate<'_>, purpose: Purpose, now: UnixTime) -> 
         let seconds = u64::try_from(seconds).unwrap_or_default();
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
     };
-    let error = if certificate::is_beyond_us(certificate) {
+    let error = if !certificate::is_readable(certificate) {
+        CertificateError::BadEncoding
+    } else if certificate::is_beyond_us(certificate) {
         CertificateError::UnhandledCriticalExtension
     } else if seconds(now) < not_before {
         CertificateError::NotValidYetContext { time: now, not_before: moment(not_before) }
