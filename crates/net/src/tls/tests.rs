@@ -5,7 +5,7 @@ mod fixture;
 mod fuzz;
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use rcgen::{
     BasicConstraints, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -424,6 +424,11 @@ async fn files_that_are_replaced_hold_for_the_next_connection() {
     assert!(meet(&server, &client, "127.0.0.1").await.is_served());
     let msg = "failed to reload trusted CA file; going on with the former one";
     assert_eq!(shop.told(), [msg, msg], "the server's, the client's");
+    // Nor does an empty one.
+    shop.write("ca.pem", "");
+    assert!(meet(&server, &client, "127.0.0.1").await.is_served());
+    assert!(meet(&server, &client, "127.0.0.1").await.is_served());
+    assert_eq!(shop.told(), [msg; 4]);
     shop.write("ca.pem", before);
     assert!(!meet(&server, &client, "127.0.0.1").await.is_served());
     shop.write("ca.pem", other.pem());
@@ -753,6 +758,19 @@ async fn a_member_makes_its_certificate_once_and_diallers_believe_it() {
     assert_eq!(std::fs::read(&settings.cert_file).expect("a certificate"), pem);
     let told = ["automatically generate certificates", "created cert file", "created key file"];
     assert_eq!(shop.told(), told);
+    // A key that others could read is not written over, but replaced.
+    std::fs::remove_file(&settings.cert_file).expect("removed");
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&settings.key_file, open).expect("set");
+    let others = std::fs::File::open(&settings.key_file).expect("a key");
+    std::fs::write(shop.path("fixtures/peer/key.pem.tmp"), "left").expect("written");
+    made.settings(&shop.report()).expect("another");
+    let metadata = |file: &std::fs::File| file.metadata().expect("metadata");
+    let new = std::fs::File::open(&settings.key_file).expect("a key");
+    assert_eq!(metadata(&new).permissions().mode() & 0o777, 0o600);
+    assert_ne!(metadata(&new).ino(), metadata(&others).ino());
+    let count = std::fs::read_dir(&directory).expect("a directory").count();
+    assert_eq!(count, 2, "nothing else is left");
     let never = SelfMade { years: 0, ..made }.settings(&shop.report()).expect_err("refused");
     assert!(never.to_string().contains("should be greater than 0"));
 }
