@@ -98,9 +98,8 @@ impl SelfMade<'_> {
         })?;
         // One that was left alone would not fit the new key. The other comes last, so that a
         // member that ends in between makes both anew.
-        remove(cert).map_err(|error| {
-            TlsError(format!("remove {}: {}", cert.display(), text(&error)))
-        })?;
+        remove(cert)
+            .map_err(|error| TlsError(format!("remove {}: {}", cert.display(), text(&error))))?;
         write(key, &pair.serialize_pem(), 0o600)?;
         write(cert, &made.pem(), 0o644)?;
         for (path, msg) in [(cert, "created cert file"), (key, "created key file")] {
