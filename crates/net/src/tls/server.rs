@@ -28,7 +28,7 @@ pub struct Server {
     keys: Arc<Keys>,
     /// Nothing where clients need no certificate.
     authority: Option<Authority>,
-    revoked: Option<Revoked>,
+    revoked: Option<Arc<Revoked>>,
     allowed: Allowed,
     checks_client_address: bool,
     algorithms: Algorithms,
@@ -70,7 +70,8 @@ impl Server {
         let server = Self {
             keys: Arc::new(keys),
             authority: authority.transpose()?,
-            revoked: (!settings.crl_file.is_empty()).then(|| Revoked::of(&settings.crl_file)),
+            revoked: (!settings.crl_file.is_empty())
+                .then(|| Arc::new(Revoked::of(&settings.crl_file))),
             allowed: Allowed::of(settings),
             checks_client_address: settings.checks_client_address,
             algorithms: algorithms.clone(),
@@ -171,7 +172,11 @@ impl Server {
             checked.map_err(refused)?;
         }
         if let Some(revoked) = &self.revoked {
-            revoked.check(chain).map_err(|error| refused(error.to_string()))?;
+            let (revoked, chain) = (Arc::clone(revoked), chain.to_vec());
+            // A long list takes long to read, and there are other connections on this lane.
+            let checked = tokio::task::spawn_blocking(move || revoked.check(&chain)).await;
+            let checked = checked.map_err(|error| refused(error.to_string()))?;
+            checked.map_err(|error| refused(error.to_string()))?;
         }
         Ok(PeerIdentity { common_name: Some(subject.common_name.as_str().into()) })
     }
