@@ -5,8 +5,8 @@ use fuzz::{Verdict, fuzz, mutate};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::super::certificate::{self, Purpose, Subject};
-use super::super::trust::Trust;
 use super::super::revoked;
+use super::super::trust::Trust;
 use super::fixture::{Shop, any, authority, key, leaf};
 
 #[test]
