@@ -11,8 +11,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use peer::{
-    BoxFuture, Event, Handler, ReceiveError, SnapshotBody, Transport, TransportConfig,
-    Version, WriteDeadline,
+    BoxFuture, Event, Handler, ReceiveError, SnapshotBody, Transport, TransportConfig, Version,
+    WriteDeadline,
 };
 use proto::raftpb::Message;
 use tokio::net::{TcpListener, TcpStream};
