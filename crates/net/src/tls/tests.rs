@@ -13,8 +13,10 @@ use rcgen::{
     IsCa, KeyUsagePurpose, NameConstraints, SanType, date_time_ymd,
 };
 
+use super::certificate::Purpose;
+use super::trust::Trust;
 use super::*;
-use fixture::{Shop, authority, authority_params, key, leaf, meet, meet_from};
+use fixture::{Shop, any, authority, authority_params, key, leaf, meet, meet_from};
 
 const UNKNOWN: &str =
     "tls: failed to verify certificate: x509: certificate signed by unknown authority";
@@ -341,4 +343,23 @@ async fn an_authority_for_leaves_alone_vouches_for_no_other_authority() {
             }
         }
     }
+}
+
+#[test]
+fn all_authorities_of_the_bundle_are_named_to_clients() {
+    let mut short = authority_params("short");
+    short.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let mut expired = authority_params("expired");
+    expired.not_after = date_time_ymd(2020, 1, 1);
+    let params = [short, expired, authority_params("root")];
+    let roots = params.map(|params| params.self_signed(&key()).expect("an authority"));
+    let bundle = roots.each_ref().map(|root| root.der().clone());
+    let now = rustls::pki_types::UnixTime::now();
+    let trust = Trust::new(&bundle, Purpose::Client, any(), now);
+    let names: Vec<_> = trust.subjects().iter().map(|name| name.as_ref().to_vec()).collect();
+    let subjects = bundle.each_ref().map(|der| {
+        let root = certificate::parse(der).expect("an authority");
+        root.subject().as_raw().to_vec()
+    });
+    assert_eq!(names, subjects);
 }

@@ -218,3 +218,28 @@ async fn a_handshake_that_does_not_go_on_ends() {
     assert_eq!(refused.expect_err("refused").text, "i/o timeout");
     assert_eq!(server.waiting(), 0);
 }
+
+#[tokio::test]
+async fn whoever_has_lost_its_place_goes_no_further() {
+    let shop = Shop::new();
+    let settings = shop.settings("good");
+    let server = Server::new(&settings, &any(), &[], 1, &shop.report()).expect("settings");
+    for _ in 0..16 {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let mut first = Box::pin(server.accept(Stream::Unix(near), PeerAddress::Unix));
+        let (near, _far) = UnixStream::pair().expect("a pair");
+        let mut second = Box::pin(server.accept(Stream::Unix(near), PeerAddress::Unix));
+        for handshake in [&mut first, &mut second] {
+            tokio::select! {
+                biased;
+                ended = handshake => panic!("{ended:?}"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        drop(far);
+        // Until the first one is told that it might go on.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let refused = first.await.expect_err("refused");
+        assert_eq!(refused.text, "too many handshakes are under way");
+    }
+}
