@@ -18,7 +18,9 @@ pub mod tls;
 pub mod url;
 
 pub use lanes::{Lane, Lanes};
-pub use listener::{Accepted, BindError, BindOptions, Gate, Listener, TooFewDescriptors};
+pub use listener::{
+    Accepted, BindError, BindOptions, Gate, Listener, PEER_CONNECTIONS_MAX, TooFewDescriptors,
+};
 pub use stream::{PeerAddress, Stream};
 pub use tls::PeerIdentity;
 pub use url::{Scheme, Url, UrlError};

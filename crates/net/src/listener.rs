@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::{set_tcp_keepidle, set_tcp_keepintvl};
 use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -17,11 +18,19 @@ use crate::url::Url;
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: u32 = 4096;
 
-/// File descriptors that are never given to clients: the member's own files and peers.
+/// File descriptors that are never given to clients: two thirds of them are for the connections
+/// of other members, and the others for the member's own files and its way to other members.
 const RESERVED_DESCRIPTORS: u64 = 150;
 
-/// The pause after an accept that failed for want of a resource.
+/// Connections to the peer ports, out of the reserve: clients cannot keep other members out.
+pub const PEER_CONNECTIONS_MAX: usize = 100;
+
+/// The pause after an accept that failed for a reason which may pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The kernel asks a connection that is silent for so long whether its other end is there, and
+/// again after so long, as etcd has it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How an address is bound.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +86,10 @@ impl Listener {
         let bind = || -> io::Result<TcpListener> {
             let socket =
                 if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // Connections inherit it: those whose client is gone without a word end some day.
+            socket.set_keepalive(true)?;
+            set_tcp_keepidle(&socket, KEEPALIVE_INTERVAL)?;
+            set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
             // As Go's library has it by itself, so that --socket-reuse-address adds nothing.
             socket.set_reuseaddr(true)?;
             if options.reuse_port {
@@ -127,7 +140,7 @@ impl Listener {
     }
 
     /// The next connection, and who made it. Errors of a single connection, and want of
-    /// descriptors, are waited out.
+    /// descriptors, and of the network, are waited out.
     pub async fn accept(&self) -> io::Result<(Accepted, PeerAddress)> {
         loop {
             let accepted = match &self.socket {
@@ -145,7 +158,7 @@ impl Listener {
                     return Ok((Accepted { raw, peer, tls: self.tls.clone() }, peer));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) if is_shortage(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(error) if is_passing(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 Err(error) => return Err(error),
             }
         }
@@ -199,12 +212,25 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput)
 }
 
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
+/// Whether a later call may do better: want of a resource, or what accept(2) passes on of the
+/// network and of firewalls.
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno as E;
     let code = error.raw_os_error();
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|shortage| code == Some(shortage.raw_os_error()))
+    let shortages = [E::MFILE, E::NFILE, E::NOBUFS, E::NOMEM];
+    let networks = [
+        E::NETDOWN,
+        E::PROTO,
+        E::NOPROTOOPT,
+        E::HOSTDOWN,
+        E::NONET,
+        E::HOSTUNREACH,
+        E::OPNOTSUPP,
+        E::NETUNREACH,
+        E::PERM,
+        E::TIMEDOUT,
+    ];
+    shortages.iter().chain(&networks).any(|passing| code == Some(passing.raw_os_error()))
 }
 
 /// The system's words for an error, as Go prints them: lower case and without the number.
@@ -229,14 +255,19 @@ pub struct TooFewDescriptors {
 }
 
 impl Gate {
-    /// As many as the limit of descriptors leaves.
+    /// So many.
+    pub fn of(places: usize) -> Self {
+        Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// As many as the limit of descriptors leaves to clients.
     pub fn from_descriptor_limit() -> Result<Self, TooFewDescriptors> {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         if limit <= RESERVED_DESCRIPTORS {
             return Err(TooFewDescriptors { limit });
         }
         let places = usize::try_from(limit - RESERVED_DESCRIPTORS).unwrap_or(usize::MAX);
-        Ok(Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))))
+        Ok(Self::of(places))
     }
 
     /// How many places are free.
@@ -256,6 +287,29 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn connections_notice_that_the_other_end_is_gone() {
+        use rustix::net::sockopt::{socket_keepalive, tcp_keepidle, tcp_keepintvl};
+        let url = Url::parse("http://127.0.0.1:0").unwrap();
+        let listener = Listener::bind(&url).unwrap();
+        let _client = std::net::TcpStream::connect(listener.address()).unwrap();
+        let (Accepted { raw, .. }, _) = listener.accept().await.unwrap();
+        let Raw::Tcp(stream) = raw else { panic!("no TCP") };
+        assert!(socket_keepalive(&stream).unwrap());
+        assert_eq!(tcp_keepidle(&stream).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(tcp_keepintvl(&stream).unwrap(), KEEPALIVE_INTERVAL);
+    }
+
+    #[test]
+    fn errors_of_the_network_are_waited_out() {
+        use rustix::io::Errno;
+        let is_waited = |errno: Errno| is_passing(&io::Error::from(errno));
+        for errno in [Errno::MFILE, Errno::NETDOWN, Errno::PERM, Errno::HOSTUNREACH] {
+            assert!(is_waited(errno), "{errno}");
+        }
+        assert!(!is_waited(Errno::BADF) && !is_waited(Errno::INVAL));
+    }
 
     #[tokio::test]
     async fn a_port_is_shared_only_by_those_who_want_it() {

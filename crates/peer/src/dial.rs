@@ -11,7 +11,6 @@ use net::Url;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::connect::connect;
 use crate::timeouts;
 
 /// A future in a box, as the seams of this crate return them.
@@ -27,22 +26,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 pub trait Dial: Send + Sync + 'static {
     /// Connects to an address of a member. Whoever calls bounds the time.
     fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>>;
-}
-
-/// Connections without TLS.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PlainDial;
-
-impl Dial for PlainDial {
-    fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
-        Box::pin(async move {
-            if url.scheme().is_tls() {
-                let text = format!("{url}: TLS between members is not configured");
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-            }
-            Ok(Box::new(connect(url, None).await?) as Box<dyn Connection>)
-        })
-    }
 }
 
 /// A connection that breaks when the other end takes nothing for `--raft-write-timeout`.

@@ -49,7 +49,7 @@ mod sending;
 mod writer;
 
 pub use client::Client;
-pub use dial::{BoxFuture, Connection, Dial, PlainDial, WriteDeadline};
+pub use dial::{BoxFuture, Connection, Dial, WriteDeadline};
 pub use event::{Event, Level, Value};
 pub use handler::{Handler, ReceiveError, SnapshotReader};
 pub use secure::TlsDial;

@@ -11,7 +11,9 @@
 //!
 //! *Invariants.* This crate adds no semantics: what a request means is `node`'s and `store`'s.
 //!
-//! *Absent.* TLS, authentication.
+//! TLS is `net`'s; here only the flags are turned into what it needs.
+//!
+//! *Absent.* Authentication of users.
 
 mod api;
 mod ask;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Clock;
-use net::{BindOptions, Gate, Lanes, Listener, Url};
+use net::{BindOptions, Gate, Lanes, Listener, PEER_CONNECTIONS_MAX, Url};
 use node::requests::compactor::{Compactor, Retention};
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest};
 use storage::datadir::DataDir;
@@ -155,6 +155,7 @@ struct Ground {
     directory: DataDir,
     is_initialized: bool,
     live: Arc<Live>,
+    /// The places of clients.
     gate: Gate,
     clients: Vec<(Listener, Port)>,
     peer_port: Arc<PeerPort>,
@@ -185,9 +186,11 @@ impl Ground {
         let peer_lanes = Lanes::start_named("peer", 1).map_err(|error| text(&error))?;
         let peer_port = Arc::new(PeerPort::default());
         let peer_addresses = peers.iter().map(|peer| peer.address().to_owned()).collect();
+        // Apart from the clients' gate: they would hold all its places sooner or later.
+        let peer_gate = Gate::of(PEER_CONNECTIONS_MAX);
         for listener in peers {
             let lane = peer_lanes.next().clone();
-            peer_port.accept(listener, gate.clone(), lane, failed.clone());
+            peer_port.accept(listener, peer_gate.clone(), lane, failed.clone());
         }
         let network = plan::network(config, tls.dial(config)?, peer_lanes.next().handle().clone());
         Ok(Self {

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use net::tls::{
-    Algorithms, Client, Note, Refused, Report, SelfMade, Server, Settings, Version, check_ciphers,
+    Algorithms, Client, HANDSHAKES_MAX, Note, PEER_HANDSHAKES_MAX, Refused, Report, SelfMade,
+    Server, Settings, Version, check_ciphers,
 };
 use net::{Listener, PeerAddress, Url};
 use peer::{Dial, TlsDial};
@@ -40,7 +41,8 @@ pub(crate) enum Endpoint {
 }
 
 impl Tls {
-    /// Reads and makes what the flags name. `places` is how many connections there can be.
+    /// Reads and makes what the flags name. `places` is how many connections of
+    /// clients there can be.
     pub(crate) fn prepare(config: &Config, places: usize) -> Result<Self, String> {
         let algorithms = algorithms(config)?;
         let report = report();
@@ -51,20 +53,23 @@ impl Tls {
         let text = |error: net::tls::TlsError| error.to_string();
         let is_asked =
             |urls: &[&Vec<Url>]| urls.iter().copied().flatten().any(|url| url.scheme().is_tls());
-        let server = |settings: &Settings, protocols: &[&str], is_asked: bool| {
+        // Half of the places stay for connections that have shaken hands.
+        let handshakes = HANDSHAKES_MAX.min(places / 2);
+        let server = |settings: &Settings, protocols: &[&str], handshakes, is_asked: bool| {
             (is_asked && !settings.is_empty())
-                .then(|| Server::new(settings, &algorithms, protocols, places, &report))
+                .then(|| Server::new(settings, &algorithms, protocols, handshakes, &report))
                 .transpose()
                 .map(|server| server.map(Arc::new))
                 .map_err(text)
         };
         // Members speak HTTP/1.1 whatever they offer.
-        let peers = server(&peer, &[], is_asked(&[&config.listen_peer_urls]))?;
+        let asked = is_asked(&[&config.listen_peer_urls]);
+        let peers = server(&peer, &[], PEER_HANDSHAKES_MAX, asked)?;
         let urls = [&config.listen_client_urls, &config.listen_client_http_urls];
         let serving = Settings { checks_client_address: false, ..client.clone() };
-        let clients = server(&serving, &CLIENT_PROTOCOLS, is_asked(&urls))?;
+        let clients = server(&serving, &CLIENT_PROTOCOLS, handshakes, is_asked(&urls))?;
         let asked = is_asked(&[&config.listen_metrics_urls]);
-        let metrics = server(&client, &CLIENT_PROTOCOLS, asked)?;
+        let metrics = server(&client, &CLIENT_PROTOCOLS, handshakes, asked)?;
         Ok(Self { peers, clients, metrics, peer, algorithms, report })
     }
 

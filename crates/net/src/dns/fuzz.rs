@@ -2,10 +2,10 @@
 //! crate `fuzz`.
 
 use fuzz::{Verdict, fuzz, mutate, mutate_text};
-use simple_dns::rdata::{A, CNAME, RData, SRV, TXT};
+use simple_dns::rdata::{A, CNAME, PTR, RData, SRV, TXT};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, RCODE, ResourceRecord};
 
-use super::message::{Answer, Question, RECORDS_MAX};
+use super::message::{Answer, Question, RECORDS_MAX, Records};
 use super::settings::Settings;
 
 const HOSTS: [&str; 5] = ["a.example.com", "b", "", "with space", "_x-1.example.com"];
@@ -13,7 +13,10 @@ const HOSTS: [&str; 5] = ["a.example.com", "b", "", "with space", "_x-1.example.
 #[test]
 fn answers_are_read_or_refused() {
     fuzz("DNS answers", |u| {
-        let question = Question::new("_etcd-server._tcp.example.com").expect("a name");
+        let of_services = Question::services("_etcd-server._tcp.example.com");
+        let of_address = Question::pointer("10.1.2.3".parse().expect("an address"));
+        let is_service = u.ratio(2_u8, 3)?;
+        let question = if is_service { of_services } else { of_address }.expect("a name");
         let number = u.arbitrary()?;
         let asked = question.message(number);
         let asked = Packet::parse(&asked).expect("a question");
@@ -25,6 +28,7 @@ fn answers_are_read_or_refused() {
                 0 => RData::A(A { address: u.arbitrary()? }),
                 1 => RData::CNAME(CNAME(host)),
                 2 => RData::TXT(TXT::new().with_string("x").expect("short")),
+                _ if !is_service => RData::PTR(PTR(host)),
                 _ => RData::SRV(SRV {
                     priority: u.arbitrary()?,
                     weight: u.arbitrary()?,
@@ -51,9 +55,16 @@ fn answers_are_read_or_refused() {
         }
         let answer = question.read(number, &bytes);
         if let Some(Answer::Records(records)) = &answer {
-            assert!(!records.is_empty() && records.len() <= RECORDS_MAX);
-            for record in records {
-                let text = format!("http://{}:{}", record.host, record.port);
+            let hosts: Vec<_> = match records {
+                Records::Services(services) if is_service => {
+                    services.iter().map(|srv| format!("{}:{}", srv.host, srv.port)).collect()
+                }
+                Records::Names(names) if !is_service => names.clone(),
+                other => panic!("not asked for: {other:?}"),
+            };
+            assert!(!hosts.is_empty() && hosts.len() <= RECORDS_MAX);
+            for host in hosts {
+                let text = format!("http://{}:1", host.split(':').next().expect("one"));
                 assert!(crate::Url::parse(&text).is_ok(), "{text}");
             }
             return Ok(Verdict::Taken);

@@ -1,4 +1,6 @@
-//! The messages: a question for SRV records, and what an answer comes to.
+//! The messages: a question for SRV or PTR records, and what an answer comes to.
+
+use std::net::IpAddr;
 
 use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, RCODE, TYPE};
@@ -15,7 +17,7 @@ const ITEM_BYTES_MIN: usize = 5;
 /// What a server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    Records(Vec<Srv>),
+    Records(Records),
     /// The name has no such records, or is unknown.
     Nothing,
     /// There is more than fits here.
@@ -26,20 +28,41 @@ pub(super) enum Answer {
     Malformed,
 }
 
-/// A question for the SRV records of a name.
+/// Records of the kind that was asked for, and at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Records {
+    /// In the order in which they are to be tried.
+    Services(Vec<Srv>),
+    /// Hosts to which an address belongs.
+    Names(Vec<String>),
+}
+
+/// A question for the records of a name.
 #[derive(Debug, Clone)]
-pub(super) struct Question(Name<'static>);
+pub(super) struct Question {
+    name: Name<'static>,
+    kind: TYPE,
+}
 
 impl Question {
-    /// None when the text cannot be a name.
-    pub(super) fn new(name: &str) -> Option<Self> {
+    /// Where a service is. None when the text cannot be a name.
+    pub(super) fn services(name: &str) -> Option<Self> {
+        Self::new(name, TYPE::SRV)
+    }
+
+    /// Whose an address is.
+    pub(super) fn pointer(address: IpAddr) -> Option<Self> {
+        Self::new(&pointer(address), TYPE::PTR)
+    }
+
+    fn new(name: &str, kind: TYPE) -> Option<Self> {
         let name = Name::new(name).ok()?.into_owned();
-        (!name.get_labels().is_empty()).then_some(Self(name))
+        (!name.get_labels().is_empty()).then_some(Self { name, kind })
     }
 
     fn question(&self) -> simple_dns::Question<'_> {
-        let (kind, class) = (QTYPE::TYPE(TYPE::SRV), QCLASS::CLASS(CLASS::IN));
-        simple_dns::Question::new(self.0.clone(), kind, class, false)
+        let (kind, class) = (QTYPE::TYPE(self.kind), QCLASS::CLASS(CLASS::IN));
+        simple_dns::Question::new(self.name.clone(), kind, class, false)
     }
 
     fn is(&self, asked: &simple_dns::Question<'_>) -> bool {
@@ -81,7 +104,8 @@ impl Question {
             _ => return None,
         }
         Some(match packet.rcode() {
-            RCODE::NoError => records(&packet),
+            RCODE::NoError if self.kind == TYPE::PTR => names(&packet),
+            RCODE::NoError => services(&packet),
             RCODE::NameError => Answer::Nothing,
             _ => Answer::Failed,
         })
@@ -89,32 +113,62 @@ impl Question {
 }
 
 /// The SRV records of an answer, whatever alias they stand under.
-fn records(packet: &Packet<'_>) -> Answer {
-    let mut records = Vec::new();
-    let mut is_odd = false;
-    for record in &packet.answers {
-        let RData::SRV(srv) = &record.rdata else { continue };
-        match host(&srv.target) {
-            Some(host) => records.push(Srv {
-                priority: srv.priority,
-                weight: srv.weight,
-                port: srv.port,
-                host,
-            }),
-            None => is_odd = true,
-        }
-    }
+fn services(packet: &Packet<'_>) -> Answer {
+    let service = |data: &RData<'_>| {
+        let RData::SRV(srv) = data else { return None };
+        let (priority, weight, port) = (srv.priority, srv.weight, srv.port);
+        Some(host(&srv.target).map(|host| Srv { priority, weight, port, host }))
+    };
+    collect(packet, service, |mut records| {
+        records.sort_by(|a, b| {
+            let rank = |srv: &Srv| (srv.priority, std::cmp::Reverse(srv.weight));
+            rank(a).cmp(&rank(b)).then_with(|| (&a.host, a.port).cmp(&(&b.host, b.port)))
+        });
+        Records::Services(records)
+    })
+}
+
+/// The PTR records of an answer, whatever alias they stand under.
+fn names(packet: &Packet<'_>) -> Answer {
+    let name = |data: &RData<'_>| {
+        let RData::PTR(pointer) = data else { return None };
+        Some(host(&pointer.0))
+    };
+    collect(packet, name, Records::Names)
+}
+
+/// The records of which `read` makes something. It makes `None` of other kinds, and `Some(None)`
+/// of one with a host that cannot be.
+fn collect<T>(
+    packet: &Packet<'_>,
+    read: impl Fn(&RData<'_>) -> Option<Option<T>>,
+    finish: impl FnOnce(Vec<T>) -> Records,
+) -> Answer {
+    let found: Vec<_> = packet.answers.iter().filter_map(|record| read(&record.rdata)).collect();
+    let is_odd = !found.is_empty();
+    let records: Vec<T> = found.into_iter().flatten().collect();
     if records.len() > RECORDS_MAX || (records.is_empty() && is_odd) {
         return Answer::Malformed;
     }
     if records.is_empty() {
         return Answer::Nothing;
     }
-    records.sort_by(|a, b| {
-        let rank = |srv: &Srv| (srv.priority, std::cmp::Reverse(srv.weight));
-        rank(a).cmp(&rank(b)).then_with(|| (&a.host, a.port).cmp(&(&b.host, b.port)))
-    });
-    Answer::Records(records)
+    Answer::Records(finish(records))
+}
+
+/// `1.0.0.127.in-addr.arpa` and the like.
+pub(super) fn pointer(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let halves = address.octets().into_iter().rev().flat_map(|b| [b & 15, b >> 4]);
+            let digits: String = halves.map(|half| format!("{half:x}.")).collect();
+            format!("{digits}ip6.arpa")
+        }
+    }
 }
 
 /// The name of a host; none when it has characters that no host has, or no label: the service is

@@ -1,4 +1,4 @@
-//! Looks SRV records up in the DNS.
+//! Looks SRV and PTR records up in the DNS.
 //!
 //! ```text
 //!  name ─► Settings: which names to try ─► each server in turn: UDP, and TCP when the answer
@@ -10,7 +10,7 @@
 //! number and the question that were sent. 3. A host that is told has only letters, digits,
 //! hyphens and underscores.
 //!
-//! *Absent.* Addresses of hosts, for which the system's own resolver is right (`/etc/hosts`);
+//! *Absent.* Addresses of names, for which the system's own resolver is right (`/etc/hosts`);
 //! caches; DNSSEC; larger datagrams (EDNS): an answer above 512 bytes comes by TCP.
 //!
 //! *Contract.* RFC 1035, RFC 2782, resolv.conf(5); Go's package `net` for the texts of errors.
@@ -22,13 +22,14 @@ mod settings;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use message::{Answer, Question};
+use crate::listener::text;
+use message::{Answer, Question, Records};
 pub use settings::{RESOLV_CONF, Settings};
 
 /// The longest datagram that is read: without EDNS no server sends more than 512 bytes.
@@ -61,9 +62,9 @@ pub struct LookupError {
     pub is_missing: bool,
 }
 
-/// What one name of the list came to.
+/// What one question came to.
 enum Found {
-    Records(Vec<Srv>),
+    Records(Records),
     /// The DNS has no such records.
     Nothing,
 }
@@ -80,6 +81,28 @@ impl Resolver {
 
     /// The SRV records of `name`, in the order in which they are to be tried.
     pub async fn srv(&self, name: &str) -> Result<Vec<Srv>, LookupError> {
+        let candidates = self.0.candidates(name);
+        let questions = candidates.iter().filter_map(|name| Question::services(name));
+        match self.look(name, questions).await? {
+            Records::Services(services) => Ok(services),
+            Records::Names(_) => unreachable!("nobody asked for them"),
+        }
+    }
+
+    /// The names of the hosts whose address this is.
+    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<String>, LookupError> {
+        match self.look(&address.to_string(), Question::pointer(address)).await? {
+            Records::Names(names) => Ok(names),
+            Records::Services(_) => unreachable!("nobody asked for them"),
+        }
+    }
+
+    /// The records of the first question that has any; all of them are about `name`.
+    async fn look(
+        &self,
+        name: &str,
+        questions: impl IntoIterator<Item = Question>,
+    ) -> Result<Records, LookupError> {
         let fail = |(server, reason): (Option<SocketAddr>, String), is_missing| LookupError {
             name: name.to_owned(),
             server: server.map_or_else(|| "no server".to_owned(), |server| server.to_string()),
@@ -87,8 +110,7 @@ impl Resolver {
             is_missing,
         };
         let mut nothing = (self.0.servers.first().copied(), "no such host".to_owned());
-        for candidate in self.0.candidates(name) {
-            let Some(question) = Question::new(&candidate) else { continue };
+        for question in questions {
             match self.ask_all(&question).await {
                 Ok((_, Found::Records(records))) => return Ok(records),
                 Ok((server, Found::Nothing)) => nothing.0 = Some(server),
@@ -180,15 +202,6 @@ async fn by_tcp(
 fn number() -> u16 {
     // The low bits of a keyed hash, with a key from the system's generator.
     (RandomState::new().hash_one(0) & u64::from(u16::MAX)) as u16
-}
-
-/// The system's words as Go prints them: lower case and without the number.
-fn text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match error.raw_os_error() {
-        Some(_) => text.split(" (os error").next().unwrap_or_default().to_lowercase(),
-        None => text,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use simple_dns::rdata::{CNAME, RData, SRV};
+use simple_dns::rdata::{CNAME, PTR, RData, SRV};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, RCODE, ResourceRecord};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -75,7 +75,7 @@ async fn answers_to_other_questions_are_passed_over() {
         let right = reply(asked, vec![srv(1, 1, "right")], |_| {});
         let mut forged = reply(asked, vec![srv(1, 1, "forged")], |_| {});
         forged[0] ^= 1;
-        let other = Question::new("_etcd-server._tcp.example.org").expect("a name");
+        let other = Question::services("_etcd-server._tcp.example.org").expect("a name");
         let number = u16::from_be_bytes([asked[0], asked[1]]);
         let other = reply(&other.message(number), vec![srv(1, 1, "other")], |_| {});
         vec![forged, other, asked.to_vec(), Vec::new(), right]
@@ -154,4 +154,27 @@ async fn hosts_that_no_url_can_have_are_left_out() {
     assert_eq!(hosts(resolver(&[mixed.await]).srv(NAME).await), ["right:2"]);
     let odd = server(|asked| vec![reply(asked, vec![srv(1, 1, "a/b"), srv(1, 1, "")], |_| {})]);
     assert!(resolver(&[odd.await]).srv(NAME).await.is_err());
+}
+
+#[tokio::test]
+async fn the_names_of_an_address_are_those_of_the_server_that_answers_this_question() {
+    let server = server(|asked| {
+        let name = |host| RData::PTR(PTR(Name::new_unchecked(host)));
+        let other = Question::pointer("10.1.2.4".parse().expect("an address")).expect("a name");
+        let number = u16::from_be_bytes([asked[0], asked[1]]);
+        let other = reply(&other.message(number), vec![name("other")], |_| {});
+        let right = reply(asked, vec![name("a b"), name("m1.example.com"), name("m1")], |_| {});
+        vec![other, right]
+    });
+    let address = "10.1.2.3".parse().expect("an address");
+    let found = resolver(&[server.await]).names_of(address).await;
+    assert_eq!(found, Ok(vec!["m1.example.com".to_owned(), "m1".to_owned()]));
+}
+
+#[test]
+fn an_address_becomes_a_question() {
+    let of = |address: &str| message::pointer(address.parse().expect("an address"));
+    assert_eq!(of("10.1.2.3"), "3.2.1.10.in-addr.arpa");
+    let six = of("2001:db8::1");
+    assert!(six.starts_with("1.0.0.0.") && six.ends_with("8.b.d.0.1.0.0.2.ip6.arpa"), "{six}");
 }

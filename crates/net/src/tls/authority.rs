@@ -59,14 +59,23 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Who is trusted now. A file that cannot be read changes nothing.
+    /// Who is trusted now. A file that cannot be read, or that became empty,
+    /// changes nothing.
     pub(super) fn current(&self) -> Arc<Trust> {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = match &self.source {
             Source::Machine => now.is_none().then(|| Arc::new(machine_bundle())),
             Source::File(path, reloaded) => {
                 let read = reloaded.read();
-                if let (Err(error), true) = (&read.value, read.is_news) {
+                let had_some = now.as_ref().is_some_and(|(before, _)| !before.is_empty());
+                let value = match read.value {
+                    // It is being written, or was lost: nobody wants to trust nobody.
+                    Ok(bundle) if bundle.is_empty() && had_some => {
+                        Err(TlsError("there is no certificate in it".to_owned()))
+                    }
+                    value => value,
+                };
+                if let (Err(error), true) = (&value, read.is_news) {
                     (self.report)(Note {
                         msg: "failed to reload trusted CA file; going on with the former one",
                         fields: vec![
@@ -75,7 +84,7 @@ impl Authority {
                         ],
                     });
                 }
-                read.value.ok()
+                value.ok()
             }
         };
         let time = UnixTime::now();

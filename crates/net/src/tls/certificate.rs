@@ -5,8 +5,21 @@ use std::net::IpAddr;
 use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Version;
+
+/// The extensions that decide what a certificate is good for.
+const DECISIVE: [Oid<'static>; 5] = [
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+];
 
 /// What a certificate is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +63,30 @@ pub(super) fn can_issue(certificate: &X509Certificate<'_>) -> bool {
         Err(_) => false,
     };
     is_authority && may_sign
+}
+
+/// Whether the certificate may sign only those that sign no others.
+pub(super) fn signs_leaves_alone(certificate: &X509Certificate<'_>) -> bool {
+    let constraints = certificate.basic_constraints().ok().flatten();
+    constraints.is_some_and(|constraints| constraints.value.path_len_constraint == Some(0))
+}
+
+/// Whether what decides about a certificate can be read. What cannot would count as not said, and
+/// a certificate that says nothing may do more.
+pub(super) fn is_readable(certificate: &X509Certificate<'_>) -> bool {
+    // Also of two extensions of one kind neither is seen by those who ask for it.
+    certificate.tbs_certificate.extensions_map().is_ok()
+        && certificate.extensions().iter().all(|extension| match extension.parsed_extension() {
+            ParsedExtension::ParseError { .. } => !DECISIVE.contains(&extension.oid),
+            ParsedExtension::SubjectAlternativeName(names) => {
+                names.general_names.iter().all(|name| match name {
+                    GeneralName::IPAddress(bytes) => address(bytes).is_some(),
+                    GeneralName::Invalid(..) => false,
+                    _ => true,
+                })
+            }
+            _ => true,
+        })
 }
 
 /// Whether the certificate says which names those below it may have.

@@ -12,15 +12,27 @@ use crate::listener::text;
 /// Bytes of a file of certificates, keys or revocations.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// A file that was written this short a time ago may be written again without a visible change.
+/// A file that changed this short a time ago may change again without a visible difference.
 const RESTLESS: Duration = Duration::from_secs(2);
 
-/// How a file looks from outside.
+/// How a file looks from outside. The time is that of the kernel's own note of a change: tools
+/// that copy files set the other one, of the last writing, to whatever it was elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
-    modified: SystemTime,
+    changed_seconds: i64,
+    changed_nanoseconds: i64,
     bytes: u64,
     inode: u64,
+}
+
+impl Stamp {
+    fn is_young(&self, now: SystemTime) -> bool {
+        let seconds = u64::try_from(self.changed_seconds).unwrap_or_default();
+        let nanoseconds = u32::try_from(self.changed_nanoseconds).unwrap_or_default();
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        // A time to come is that of a clock that was set back, and would make it young for long.
+        now.duration_since(changed).is_ok_and(|age| age < RESTLESS)
+    }
 }
 
 /// What makes a value of the contents of the files.
@@ -67,9 +79,7 @@ impl<T> Reloaded<T> {
             return Read { value: last.value.clone(), is_news: false };
         }
         let now = SystemTime::now();
-        let is_young =
-            |stamp: &Stamp| now.duration_since(stamp.modified).unwrap_or_default() < RESTLESS;
-        let is_restless = stamps.iter().any(is_young);
+        let is_restless = stamps.iter().any(|stamp| stamp.is_young(now));
         let contents = self.paths.iter().map(|path| contents(path)).collect::<Result<Vec<_>, _>>();
         let value = contents.and_then(|contents| (self.parse)(&contents)).map(Arc::new);
         let is_news = match (last.as_ref(), &value) {
@@ -84,7 +94,12 @@ impl<T> Reloaded<T> {
 
 fn stamp(path: &str) -> std::io::Result<Stamp> {
     let metadata = fs::metadata(path)?;
-    Ok(Stamp { modified: metadata.modified()?, bytes: metadata.len(), inode: metadata.ino() })
+    Ok(Stamp {
+        changed_seconds: metadata.ctime(),
+        changed_nanoseconds: metadata.ctime_nsec(),
+        bytes: metadata.len(),
+        inode: metadata.ino(),
+    })
 }
 
 /// What a file holds.
@@ -100,5 +115,30 @@ pub(super) fn contents(path: &str) -> Result<Vec<u8>, TlsError> {
         }
         Ok(bytes) => Ok(bytes),
         Err(error) => Err(TlsError(format!("open {path}: {}", text(&error)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_keeps_its_time_of_writing_is_seen_to_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file").display().to_string();
+        let long_ago = SystemTime::now() - Duration::from_secs(1_000);
+        let write = |contents: &str| {
+            fs::write(&path, contents).expect("written");
+            let file = fs::File::options().append(true).open(&path).expect("a file");
+            file.set_modified(long_ago).expect("a time");
+            stamp(&path).expect("a stamp")
+        };
+        let first = write("one");
+        assert!(first.is_young(SystemTime::now()));
+        assert!(!first.is_young(long_ago), "what is to come is not young");
+        // The clock of the file system ticks slowly.
+        while write("two") == first {
+            std::thread::yield_now();
+        }
     }
 }

@@ -12,7 +12,7 @@
 //! no new connection. 2. A file that changes is read again before the next handshake; a broken one
 //! ends no process: a certificate or a list of revocations that cannot be read refuses
 //! connections, and authorities stay as they were. 3. A handshake has [`HANDSHAKE_TIMEOUT`], and
-//! at most [`HANDSHAKES_MAX`] are under way: one more ends the oldest, so that whoever only opens
+//! at most [`HANDSHAKES_MAX`] (for members [`PEER_HANDSHAKES_MAX`]) are under way: one more ends the oldest, so that whoever only opens
 //! connections delays nobody.
 //!
 //! *Absent.* Log lines: see [`Note`] and [`Refused`]. Resumption, and cipher suites without
@@ -53,8 +53,13 @@ pub use server::Server;
 /// How long a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Handshakes that may be under way on one kind of port.
+/// Handshakes of clients that may be under way on one kind of port.
 pub const HANDSHAKES_MAX: usize = 1024;
+
+/// Handshakes of other members that may be under way: few, because they run on the lane of raft's
+/// own streams, and because finished connections need the rest of
+/// [`PEER_CONNECTIONS_MAX`](crate::PEER_CONNECTIONS_MAX).
+pub const PEER_HANDSHAKES_MAX: usize = 64;
 
 /// TLS cannot be set up; the text says why, in etcd's words.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

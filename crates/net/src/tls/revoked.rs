@@ -31,8 +31,8 @@ impl Revoked {
                 .ok_or_else(|| TlsError("x509: malformed certificate".to_owned()))?;
             let serial = trim(parsed.raw_serial());
             if serials.contains(serial) {
-                let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
-                return Err(TlsError(format!("transport: certificate serial {digits} revoked")));
+                let serial = hexadecimal(serial);
+                return Err(TlsError(format!("transport: certificate serial {serial} revoked")));
             }
         }
         Ok(())
@@ -44,14 +44,39 @@ fn trim(serial: &[u8]) -> &[u8] {
     &serial[first..]
 }
 
-/// Reads DER, as etcd does; or PEM, as most tools write it.
+/// How a list in PEM begins.
+const PEM_BEGIN: &[u8] = b"-----BEGIN";
+
+/// Reads DER, as etcd does; or PEM, as most tools write it, with every list that is there.
 pub(super) fn parse(contents: &[u8]) -> Result<Serials, TlsError> {
-    let pem = CertificateRevocationListDer::from_pem_slice(contents).ok();
-    let der = pem.as_ref().map_or(contents, |list| list.as_ref());
     let malformed = || TlsError("x509: malformed crl".to_owned());
-    let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| malformed())?;
-    if !rest.is_empty() {
+    if !contents.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN) {
+        return serials(contents).ok_or_else(malformed);
+    }
+    let lists = CertificateRevocationListDer::pem_slice_iter(contents);
+    let lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(|_| malformed())?;
+    if lists.is_empty() {
         return Err(malformed());
     }
-    Ok(list.iter_revoked_certificates().map(|one| trim(one.raw_serial()).to_vec()).collect())
+    let mut all = Serials::new();
+    for list in lists {
+        all.append(&mut serials(&list).ok_or_else(malformed)?);
+    }
+    Ok(all)
+}
+
+/// The serial numbers of one list.
+fn serials(der: &[u8]) -> Option<Serials> {
+    let (rest, list) = CertificateRevocationList::from_der(der).ok()?;
+    let numbers = list.iter_revoked_certificates().map(|one| trim(one.raw_serial()).to_vec());
+    rest.is_empty().then(|| numbers.collect())
+}
+
+/// A serial number as Go prints it: without leading zeros.
+fn hexadecimal(serial: &[u8]) -> String {
+    let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    match digits.trim_start_matches('0') {
+        "" => "0".to_owned(),
+        digits => digits.to_owned(),
+    }
 }

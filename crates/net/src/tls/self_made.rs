@@ -1,7 +1,7 @@
 //! The certificate that a member makes for itself: `--auto-tls` and `--peer-auto-tls`.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf, absolute};
@@ -96,23 +96,38 @@ impl SelfMade<'_> {
         directory.map_err(|error| {
             TlsError(format!("mkdir {}: {}", self.directory.display(), text(&error)))
         })?;
-        for (path, contents, mode, msg) in [
-            (cert, made.pem(), 0o644, "created cert file"),
-            (key, pair.serialize_pem(), 0o600, "created key file"),
-        ] {
-            write(path, &contents, mode)?;
+        // One that was left alone would not fit the new key. The other comes last, so that a
+        // member that ends in between makes both anew.
+        remove(cert)
+            .map_err(|error| TlsError(format!("remove {}: {}", cert.display(), text(&error))))?;
+        write(key, &pair.serialize_pem(), 0o600)?;
+        write(cert, &made.pem(), 0o644)?;
+        for (path, msg) in [(cert, "created cert file"), (key, "created key file")] {
             report(Note { msg, fields: vec![("path", path.display().to_string())] });
         }
         Ok(())
     }
 }
 
+/// Makes a whole file or none, and one that nobody has open already.
 fn write(path: &Path, contents: &str, mode: u32) -> Result<(), TlsError> {
     let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(path)?;
+        let new = path.with_extension("pem.tmp");
+        // A process that ended too early may have left one.
+        remove(&new)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         file.write_all(contents.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
     };
     write().map_err(|error| TlsError(format!("open {}: {}", path.display(), text(&error))))
+}
+
+/// Removes a file if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

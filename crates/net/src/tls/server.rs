@@ -17,7 +17,7 @@ use super::revoked::Revoked;
 use super::trust::Trust;
 use super::verifier::{Allowed, Clients};
 use super::waiting::Waiting;
-use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Report, Settings, TlsError, san};
+use super::{HANDSHAKE_TIMEOUT, Report, Settings, TlsError, san};
 use crate::stream::{PeerAddress, Stream};
 
 /// What rustls says when our certificate cannot be read.
@@ -28,7 +28,7 @@ pub struct Server {
     keys: Arc<Keys>,
     /// Nothing where clients need no certificate.
     authority: Option<Authority>,
-    revoked: Option<Revoked>,
+    revoked: Option<Arc<Revoked>>,
     allowed: Allowed,
     checks_client_address: bool,
     algorithms: Algorithms,
@@ -46,13 +46,13 @@ impl std::fmt::Debug for Server {
 
 impl Server {
     /// Reads all files, and fails if one of them is broken. `protocols` are what a client may
-    /// choose from; with none, what it offers is not looked at. At most half of `places`
-    /// connections may be under way at once.
+    /// choose from; with none, what it offers is not looked at. At most `handshakes_max`
+    /// are under way at once.
     pub fn new(
         settings: &Settings,
         algorithms: &Algorithms,
         protocols: &[&str],
-        places: usize,
+        handshakes_max: usize,
         report: &Report,
     ) -> Result<Self, TlsError> {
         settings.check()?;
@@ -70,13 +70,14 @@ impl Server {
         let server = Self {
             keys: Arc::new(keys),
             authority: authority.transpose()?,
-            revoked: (!settings.crl_file.is_empty()).then(|| Revoked::of(&settings.crl_file)),
+            revoked: (!settings.crl_file.is_empty())
+                .then(|| Arc::new(Revoked::of(&settings.crl_file))),
             allowed: Allowed::of(settings),
             checks_client_address: settings.checks_client_address,
             algorithms: algorithms.clone(),
             protocols: protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             config: Derived::new(),
-            waiting: Waiting::new(HANDSHAKES_MAX.min(places / 2)),
+            waiting: Waiting::new(handshakes_max),
             handshake_timeout: HANDSHAKE_TIMEOUT,
         };
         server.config()?;
@@ -117,8 +118,10 @@ impl Server {
         let mut place = self.waiting.enter();
         let handshake = timeout(self.handshake_timeout, self.shake_hands(stream));
         let (stream, server_name) = tokio::select! {
-            shaken = handshake => shaken.unwrap_or_else(|_| Err(Refused::new("i/o timeout")))?,
+            // First: whoever has lost its place costs no more signatures.
+            biased;
             () = place.lost() => return Err(Refused::new("too many handshakes are under way")),
+            shaken = handshake => shaken.unwrap_or_else(|_| Err(Refused::new("i/o timeout")))?,
         };
         // The rest may take its time: whoever got here has shown its certificate.
         drop(place);
@@ -169,7 +172,11 @@ impl Server {
             checked.map_err(refused)?;
         }
         if let Some(revoked) = &self.revoked {
-            revoked.check(chain).map_err(|error| refused(error.to_string()))?;
+            let (revoked, chain) = (Arc::clone(revoked), chain.to_vec());
+            // A long list takes long to read, and there are other connections on this lane.
+            let checked = tokio::task::spawn_blocking(move || revoked.check(&chain)).await;
+            let checked = checked.map_err(|error| refused(error.to_string()))?;
+            checked.map_err(|error| refused(error.to_string()))?;
         }
         Ok(PeerIdentity { common_name: Some(subject.common_name.as_str().into()) })
     }

@@ -31,8 +31,9 @@ const FOREIGN_NAME: &str = "tls: failed to verify certificate: x509: a root or i
 pub(super) struct Trust {
     bundle: Vec<Root>,
     /// Those that may vouch for a purpose now.
-    store: Arc<RootCertStore>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    anchors: Anchors,
+    /// Those of them that may sign no other authority, which webpki does not ask of its anchors.
+    short: Anchors,
     algorithms: Algorithms,
     purpose: Purpose,
     /// The first moment at which another set of authorities is valid.
@@ -45,6 +46,62 @@ struct Root {
     subject: Vec<u8>,
 }
 
+/// Authorities as webpki has them.
+struct Anchors {
+    store: Arc<RootCertStore>,
+    /// Nothing where servers are judged, or when there is no authority.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Anchors {
+    fn new(store: RootCertStore, purpose: Purpose, algorithms: &Algorithms) -> Self {
+        let store = Arc::new(store);
+        let clients = (purpose == Purpose::Client && !store.is_empty()).then(|| {
+            let provider = Arc::clone(&algorithms.provider);
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), provider).build().ok()
+        });
+        Self { store, clients: clients.flatten() }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        (purpose, algorithms): (Purpose, &Algorithms),
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        if self.store.is_empty() {
+            return Err(unknown);
+        }
+        let judged = match purpose {
+            Purpose::Client => {
+                let Some(clients) = &self.clients else { return Err(unknown) };
+                clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
+            }
+            Purpose::Server => rustls::client::verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(leaf)?,
+                &self.store,
+                intermediates,
+                now,
+                algorithms.signatures().all,
+            ),
+        };
+        judged.map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::Other(other))
+                if other.to_string() == NAME_CONSTRAINT =>
+            {
+                refusal(FOREIGN_NAME, None)
+            }
+            // A namesake of an authority signed it, or it is no leaf to webpki.
+            Error::InvalidCertificate(
+                CertificateError::BadSignature | CertificateError::Other(_),
+            ) => unknown,
+            other => other,
+        })
+    }
+}
+
 impl Trust {
     pub(super) fn new(
         certificates: &[CertificateDer<'static>],
@@ -53,7 +110,7 @@ impl Trust {
         now: UnixTime,
     ) -> Self {
         let seconds = seconds(now);
-        let mut store = RootCertStore::empty();
+        let (mut store, mut short) = (RootCertStore::empty(), RootCertStore::empty());
         let mut good_until = i64::MAX;
         let mut bundle = Vec::with_capacity(certificates.len());
         for der in certificates {
@@ -68,16 +125,15 @@ impl Trust {
             }
             let is_fit = check(&root, purpose, now).is_ok() && certificate::can_issue(&root);
             if is_fit {
+                let is_short = certificate::signs_leaves_alone(&root);
+                let store = if is_short { &mut short } else { &mut store };
                 // One that webpki cannot read vouches for nobody but its own leaves.
                 drop(store.add(der.clone()));
             }
         }
-        let store = Arc::new(store);
-        let clients = (purpose == Purpose::Client && !store.is_empty()).then(|| {
-            let provider = Arc::clone(&algorithms.provider);
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), provider).build().ok()
-        });
-        Self { bundle, store, clients: clients.flatten(), algorithms, purpose, good_until }
+        let anchors = Anchors::new(store, purpose, &algorithms);
+        let short = Anchors::new(short, purpose, &algorithms);
+        Self { bundle, anchors, short, algorithms, purpose, good_until }
     }
 
     /// Whether it is time to look which authorities are valid.
@@ -87,7 +143,7 @@ impl Trust {
 
     /// The names of all authorities, for a client that has several certificates.
     pub(super) fn subjects(&self) -> Vec<DistinguishedName> {
-        self.store.subjects()
+        self.bundle.iter().map(|root| root.subject.clone().into()).collect()
     }
 
     /// Fails unless `leaf` is believed.
@@ -97,7 +153,9 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        // The way by webpki looks at no more of a leaf than it needs.
         let parsed = certificate::parse(leaf)
+            .filter(certificate::is_readable)
             .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let near = self.vouched(leaf, &parsed, now);
         match near {
@@ -147,34 +205,15 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        if self.store.is_empty() {
-            return Err(unknown);
-        }
-        let judged = match self.purpose {
-            Purpose::Client => {
-                let Some(clients) = &self.clients else { return Err(unknown) };
-                clients.verify_client_cert(leaf, intermediates, now).map(|_| ())
-            }
-            Purpose::Server => rustls::client::verify_server_cert_signed_by_trust_anchor(
-                &ParsedCertificate::try_from(leaf)?,
-                &self.store,
-                intermediates,
-                now,
-                self.algorithms.signatures().all,
-            ),
+        let kind = (self.purpose, &self.algorithms);
+        let error = match self.anchors.verify(leaf, intermediates, kind, now) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
         };
-        judged.map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::Other(other))
-                if other.to_string() == NAME_CONSTRAINT =>
-            {
-                refusal(FOREIGN_NAME, None)
-            }
-            // A namesake of an authority signed it, or it is no leaf to webpki.
-            Error::InvalidCertificate(
-                CertificateError::BadSignature | CertificateError::Other(_),
-            ) => unknown,
-            other => other,
+        let short = self.short.verify(leaf, &[], kind, now);
+        short.map_err(|short| match short {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => error,
+            short => short,
         })
     }
 }
@@ -197,7 +236,9 @@ fn check(certificate: &X509Certificate<'_>, purpose: Purpose, now: UnixTime) -> 
         let seconds = u64::try_from(seconds).unwrap_or_default();
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
     };
-    let error = if certificate::is_beyond_us(certificate) {
+    let error = if !certificate::is_readable(certificate) {
+        CertificateError::BadEncoding
+    } else if certificate::is_beyond_us(certificate) {
         CertificateError::UnhandledCriticalExtension
     } else if seconds(now) < not_before {
         CertificateError::NotValidYetContext { time: now, not_before: moment(not_before) }

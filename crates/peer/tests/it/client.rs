@@ -8,8 +8,9 @@ use net::Url;
 use peer::client::{
     CallError, Client, ClientError, HashError, HashKv, LeaseError, Member, PromoteError,
 };
-use peer::{PlainDial, limits};
+use peer::limits;
 
+use crate::dial::PlainDial;
 use crate::raw::{Canned, answer};
 
 const WITHIN: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 mod client;
 mod codec;
+mod dial;
 mod fuzz;
 mod hostile;
 mod member;

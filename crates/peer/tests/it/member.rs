@@ -11,8 +11,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use peer::{
-    BoxFuture, Event, Handler, PlainDial, ReceiveError, SnapshotBody, Transport, TransportConfig,
-    Version, WriteDeadline,
+    BoxFuture, Event, Handler, ReceiveError, SnapshotBody, Transport, TransportConfig, Version,
+    WriteDeadline,
 };
 use proto::raftpb::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +20,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::dial::PlainDial;
 
 /// The cluster of all members but where a test says otherwise.
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);

@@ -1,6 +1,8 @@
-//! A connection that ends politely when its client pings too often.
+//! A connection that ends politely when its client pings too often, and at once when its client
+//! never says what it speaks.
 //!
 //! ```text
+//!  open ─► neither HTTP/1 nor the whole preface of HTTP/2 in HEAD_TIMEOUT ─► an error
 //!  open ─► too many pings ─► what was written is flushed ─► GOAWAY ─► read to its end, or FAREWELL
 //! ```
 //!
@@ -16,6 +18,7 @@ use net::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::HEAD_TIMEOUT;
 use super::pings::Pings;
 
 /// How long the client has to close the connection itself.
@@ -24,16 +27,40 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Bytes that are read at once to be thrown away.
 const DISCARD_BYTES: usize = 4096;
 
+/// What a client of HTTP/2 sends first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A stream and what watches it.
 pub(super) struct Guarded {
     stream: Stream,
     pings: Pings,
+    /// Until the client has said what it speaks. Neither hyper's reading of the version nor its
+    /// HTTP/2 has a bound of time for it.
+    opening: Option<Opening>,
     ending: Option<Ending>,
 }
 
 struct Ending {
     farewell: Farewell,
     deadline: Pin<Box<Sleep>>,
+}
+
+struct Opening {
+    /// Bytes of the preface that have come.
+    seen: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Opening {
+    /// Whether it is known what the client speaks, now that these bytes have come.
+    fn is_over(&mut self, bytes: &[u8]) -> bool {
+        let expected = &PREFACE[self.seen..];
+        if !expected.starts_with(&bytes[..bytes.len().min(expected.len())]) {
+            return true;
+        }
+        self.seen += bytes.len().min(expected.len());
+        self.seen == PREFACE.len()
+    }
 }
 
 enum Farewell {
@@ -45,7 +72,12 @@ enum Farewell {
 
 impl Guarded {
     pub(super) fn new(stream: Stream, pings: Pings) -> Self {
-        Self { stream, pings, ending: None }
+        Self::with_head_timeout(stream, pings, HEAD_TIMEOUT)
+    }
+
+    fn with_head_timeout(stream: Stream, pings: Pings, limit: Duration) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(limit));
+        Self { stream, pings, opening: Some(Opening { seen: 0, deadline }), ending: None }
     }
 
     /// Whether nothing may be written any more.
@@ -103,8 +135,17 @@ impl AsyncRead for Guarded {
             return this.poll_end(context);
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
-        if this.pings.received(&buffer.filled()[before..], Instant::now) {
+        match (Pin::new(&mut this.stream).poll_read(context, buffer), &mut this.opening) {
+            (Poll::Ready(read), _) => read?,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(opening)) => {
+                ready!(opening.deadline.as_mut().poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        let read = &buffer.filled()[before..];
+        this.opening.take_if(|opening| opening.is_over(read));
+        if this.pings.received(read, Instant::now) {
             let deadline = Box::pin(tokio::time::sleep(FAREWELL_MAX));
             this.ending = Some(Ending { farewell: Farewell::Due, deadline });
         }
@@ -159,5 +200,45 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn a_client_that_does_not_say_what_it_speaks_loses_its_connection() {
+        for (sent, is_bounded) in [
+            (&b""[..], true),
+            (b"PRI * HTTP", true),
+            (&PREFACE[..23], true),
+            (PREFACE, false),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore", false),
+            (b"PUT /", false),
+            (b"x", false),
+        ] {
+            let (near, mut far) = UnixStream::pair().expect("a pair");
+            let stream = Stream::Unix(near);
+            let mut guarded = Guarded::with_head_timeout(stream, Pings::unwatched(), LIMIT);
+            let send = async {
+                // Byte by byte, so that a bound of the pause between two would not help.
+                for byte in sent {
+                    far.write_all(&[*byte]).await.expect("sent");
+                }
+            };
+            let mut received = vec![0; sent.len()];
+            let (_, received) = tokio::join!(send, guarded.read_exact(&mut received));
+            received.expect("read");
+            let wait = tokio::time::timeout(4 * LIMIT, guarded.read_u8()).await;
+            let ended = wait.map(|read| read.expect_err("nothing was sent").kind());
+            let expected = is_bounded.then_some(io::ErrorKind::TimedOut);
+            assert_eq!(ended.ok(), expected, "{}", sent.escape_ascii());
+        }
     }
 }

@@ -143,10 +143,10 @@ impl<'a> Registry<'a> {
         self.register(&urls).await?;
         let mut state = self.check().await?;
         while state.members.len() < state.size {
-            if self.wait(&mut state).await {
-                break;
-            }
-            // The watch has ended: what is there now is asked for again.
+            let Err(error) = self.wait(&mut state).await else { break };
+            // A watch that fails at once would fail again at once.
+            self.pause("waiting for other nodes", error).await?;
+            // What is there now is asked for again.
             state = self.check().await?;
         }
         cluster_of(&state)
@@ -220,8 +220,8 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Adds those that come. False when no more can be heard.
-    async fn wait(&mut self, state: &mut State) -> bool {
+    /// Adds those that come, until all are there; fails when no more can be heard.
+    async fn wait(&mut self, state: &mut State) -> Result<(), Failure> {
         let counts = |line: log::Line, state: &State| {
             line.field("clusterSize", &state.size)
                 .field("found-peers", &state.members.len())
@@ -235,7 +235,7 @@ impl<'a> Registry<'a> {
                 self.line(log::warn("failed to watch the discovery service"))
                     .text("error", &error)
                     .emit();
-                return false;
+                return Err(error);
             }
         };
         while state.members.len() < state.size {
@@ -245,12 +245,12 @@ impl<'a> Registry<'a> {
                     self.line(log::warn("failed to watch the discovery service"))
                         .text("error", &error)
                         .emit();
-                    return false;
+                    return Err(error);
                 }
             }
         }
         counts(self.line(log::info("found all needed peers from discovery service")), state);
-        true
+        Ok(())
     }
 
     fn add(&self, state: &mut State, key: &KeyValue) {

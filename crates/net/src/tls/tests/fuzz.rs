@@ -5,8 +5,8 @@ use fuzz::{Verdict, fuzz, mutate};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::super::certificate::{self, Purpose, Subject};
+use super::super::revoked;
 use super::super::trust::Trust;
-use super::super::{reverse, revoked};
 use super::fixture::{Shop, any, authority, key, leaf};
 
 #[test]
@@ -68,18 +68,5 @@ fn lists_of_revocations_are_read_or_refused() {
             mutate(u, &mut contents)?;
         }
         Ok(Verdict::of(&revoked::parse(&contents)))
-    });
-}
-
-#[test]
-fn answers_of_servers_of_names_are_read_or_refused() {
-    let whole = reverse::answer_for_tests(7);
-    fuzz("names of addresses", |u| {
-        let mut bytes = whole.clone();
-        if !u.ratio(1_u8, 8)? {
-            mutate(u, &mut bytes)?;
-        }
-        let read = reverse::read(7, &bytes);
-        Ok(if let Some(Ok(_)) = read { Verdict::Taken } else { Verdict::Refused })
     });
 }
