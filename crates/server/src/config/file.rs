@@ -57,7 +57,11 @@ impl Config {
         config.follow_file();
         let mut ignored = vain;
         for (key, value) in unknown {
-            match config.read_old(&key, &value) {
+            let fate = config.read_old(&key, &value);
+            if find_old(&key).is_some() {
+                config.file_values.insert(key.clone(), value);
+            }
+            match fate {
                 Fate::Told(line) => notices.push(Notice::Warning(line)),
                 Fate::Ignored => ignored.push(key),
                 Fate::Silent => {}
@@ -144,7 +148,7 @@ impl Config {
     }
 
     /// Does what a key of an older etcd asks for, if it can be done: 3.7.1 passes over all of them.
-    fn read_old(&mut self, key: &str, value: &Value) -> Fate {
+    pub(super) fn read_old(&mut self, key: &str, value: &Value) -> Fate {
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Array(items) => {
@@ -183,7 +187,7 @@ impl Config {
 }
 
 /// What became of a key that 3.7.1 does not know.
-enum Fate {
+pub(super) enum Fate {
     Told(String),
     Ignored,
     Silent,
