@@ -367,3 +367,21 @@ fn the_initial_cluster_must_have_this_member_and_its_urls() {
         assert_eq!(check(arguments), Err(told.to_owned()));
     }
 }
+
+#[test]
+fn secrets_of_the_environment_are_not_told() {
+    let environment = [
+        ("ETCD_DISCOVERY_PASSWORD", "pw"),
+        ("ETCD_DISCOVERY_USER", "root:pw"),
+        ("ETCD_ROOT_PASSWORD", "pw"),
+        ("ETCD_INITIAL_CLUSTER_TOKEN", "shown"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let notices = match from_command_line(&[], &environment) {
+        Ok(Outcome::Serve(_, notices)) | Err((_, notices)) => notices,
+        Ok(other) => panic!("{other:?}"),
+    };
+    let told = format!("{notices:?}");
+    assert!(!told.contains("pw") && told.contains("shown"), "{told}");
+    assert!(told.contains("ETCD_ROOT_PASSWORD=***"), "{told}");
+}
