@@ -84,7 +84,10 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
-    match runtime.block_on(serve(&mut config)) {
+    let ended = runtime.block_on(serve(&mut config));
+    // A thread that waits for a disk that does not answer must not hold the process back.
+    runtime.shutdown_background();
+    match ended {
         Ok(End::Signal(number)) => end_by_signal(number),
         Ok(End::Removed) => ExitCode::SUCCESS,
         Ok(End::Fatal(line)) => {
