@@ -345,7 +345,47 @@ fn the_initial_cluster_must_have_this_member_and_its_urls() {
             .map_err(|error| error.to_string())
     };
     assert_eq!(check(&[]), Ok(()));
-    assert_eq!(check(&["--initial-cluster=default=http://127.0.0.1:2380"]), Ok(()));
+    let (one, other) = ("http://127.0.0.1:2380", "http://127.0.0.1:2381");
+    let cluster = |urls: &[&str]| {
+        let items: Vec<_> = urls.iter().map(|url| format!("default={url}")).collect();
+        format!("--initial-cluster={}", items.join(","))
+    };
+    let own = |urls: &[&str]| format!("--initial-advertise-peer-urls={}", urls.join(","));
+    // What etcd 3.7.1 says to the same.
+    for (cluster, own, told) in [
+        (cluster(&[one]), own(&[one, one]), None),
+        (cluster(&[one, other]), own(&[other, one]), None),
+        (
+            cluster(&[one]),
+            own(&["http://localhost:2380"]),
+            Some(
+                "--initial-cluster has default=http://127.0.0.1:2380 but missing from --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \"http://127.0.0.1:2380\")",
+            ),
+        ),
+        (
+            cluster(&[one, one]),
+            own(&[one]),
+            Some(
+                "failed to resolve http://127.0.0.1:2380 to match --initial-cluster=default=http://127.0.0.1:2380 (len([\"http://127.0.0.1:2380\"]) != len([\"http://127.0.0.1:2380\" \"http://127.0.0.1:2380\"]))",
+            ),
+        ),
+        (
+            cluster(&[one]),
+            own(&[one, other]),
+            Some(
+                "--initial-advertise-peer-urls has http://127.0.0.1:2381 but missing from --initial-cluster=default=http://127.0.0.1:2380,default=http://127.0.0.1:2381",
+            ),
+        ),
+        (
+            cluster(&[one, other]),
+            own(&[one]),
+            Some(
+                "--initial-cluster has default=http://127.0.0.1:2381 but missing from --initial-advertise-peer-urls=http://127.0.0.1:2380 (len([\"http://127.0.0.1:2380\"]) != len([\"http://127.0.0.1:2380\" \"http://127.0.0.1:2381\"]))",
+            ),
+        ),
+    ] {
+        assert_eq!(check(&[&cluster, &own]).err().as_deref(), told, "{cluster} {own}");
+    }
     for (arguments, told) in [
         (
             &["--initial-cluster=a=http://127.0.0.1:2380"][..],
