@@ -6,8 +6,8 @@
 //!  a file    ─► file ─► keys (one table) ─► the same; SIGHUP: read again (`reload`)
 //! ```
 //!
-//! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; none is
-//! silently without effect: some are honoured by a line that says why nothing changes. 2. Texts and exit codes of refusals are etcd's.
+//! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; one that has
+//! nothing to change here is told at the start. 2. Texts and exit codes of refusals are etcd's.
 //!
 //! *Absent.* What TLS, discovery, logs and tracing do with what stands here.
 //!

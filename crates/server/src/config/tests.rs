@@ -425,3 +425,11 @@ fn secrets_of_the_environment_are_not_told() {
     assert!(!told.contains("pw") && told.contains("shown"), "{told}");
     assert!(told.contains("ETCD_ROOT_PASSWORD=***"), "{told}");
 }
+
+#[test]
+fn flags_with_nothing_to_change_are_told() {
+    let config =
+        config(&["--socket-reuse-address", "--snapshot", "--downgrade-check-time=1s", "--name=a"]);
+    let told: Vec<_> = config.flags_without_effect().map(|(flag, _)| flag).collect();
+    assert_eq!(told, ["socket-reuse-address", "downgrade-check-time", "snapshot"]);
+}
