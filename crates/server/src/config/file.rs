@@ -23,6 +23,7 @@ use super::keys::{self, Flat, Texts};
 use super::old::{Done, find_old};
 use super::parse::{Notice, Refusal};
 use super::{ClusterState, Config, DEFAULT_NAME, DEFAULT_PEER_URL};
+use crate::log::error_text;
 
 /// Bytes that a configuration file may have.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -194,11 +195,7 @@ pub(super) enum Fate {
 }
 
 fn read(path: &str) -> Result<String, String> {
-    let fail = |what: &str, error: &std::io::Error| {
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        format!("{what} {path}: {text}")
-    };
+    let fail = |what: &str, error: &std::io::Error| format!("{what} {path}: {}", error_text(error));
     let file = fs::File::open(path).map_err(|error| fail("open", &error))?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fail("read", &error))?;
