@@ -28,12 +28,23 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// Passwords are not shown.
-    Used { name: String, value: String },
+    Used {
+        name: String,
+        value: String,
+    },
     /// The same.
     Unrecognized(String),
-    Special { name: String, value: String },
-    Loaded { path: String },
-    IgnoredKeys { path: String, keys: Vec<String> },
+    Special {
+        name: String,
+        value: String,
+    },
+    Loaded {
+        path: String,
+    },
+    IgnoredKeys {
+        path: String,
+        keys: Vec<String>,
+    },
     Info(String),
     Warning(String),
 }

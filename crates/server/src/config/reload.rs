@@ -164,8 +164,7 @@ mod tests {
         let reloaded = running.reload().unwrap();
         let live: Vec<_> =
             reloaded.live.iter().map(|c| format!("{} {} {}", c.key, c.from, c.to)).collect();
-        let expected =
-            ["debug false true", "experimental-warning-apply-duration default 5000000"];
+        let expected = ["debug false true", "experimental-warning-apply-duration default 5000000"];
         assert_eq!(live, expected);
         assert_eq!(reloaded.at_restart, ["experimental-max-learners"]);
         running.adopt(&reloaded.config);
