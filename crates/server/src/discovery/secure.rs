@@ -40,7 +40,7 @@ impl Secure {
         let refused = |error: &dyn std::fmt::Display| Failure::Refused(error.to_string());
         let is_demanded = endpoint.starts_with("https://") || endpoint.starts_with("unixs:");
         let is_free = !endpoint.contains("://") && !endpoint.starts_with("unix:");
-        if !is_demanded && !(is_free && is_secured(asked)) {
+        if !(is_demanded || is_free && is_secured(asked)) {
             return Ok(None);
         }
         let url = if is_free { format!("https://{endpoint}") } else { endpoint.to_owned() };
