@@ -209,6 +209,11 @@ func reloadLog(t *testing.T) {
 	if strings.Contains(r.Log()[quiet:], "quota-backend-bytes") {
 		t.Errorf("a line of level info although the level was error\n%s", r.Log()[quiet:])
 	}
+	// From a wordier level than info, too.
+	from = r.change("log-level: debug\n")
+	r.said(from, "configuration changed", "log-level", `"to":"debug"`)
+	from = r.change("log-level: warn\n")
+	r.said(from, "configuration changed", "log-level", `"to":"warn"`)
 }
 
 func reloadSlow(t *testing.T) {

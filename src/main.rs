@@ -20,11 +20,7 @@ fn main() -> ExitCode {
     match product {
         Product::Ctl => cli::ctl::main(words.into_iter()),
         Product::Utl => cli::utl::main(words.into_iter()),
-        Product::Server => {
-            let words: Vec<String> =
-                words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-            server::main(&words)
-        }
+        Product::Server => server::main(words),
     }
 }
 

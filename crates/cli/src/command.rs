@@ -502,14 +502,19 @@ pub(crate) fn parse_flags(
             break;
         }
         if let Some(name) = arg.strip_prefix(b"--") {
-            parse_long(flags, &mut values, &String::from_utf8_lossy(name), &mut args)?;
+            parse_long(flags, &mut values, word(name)?, &mut args)?;
         } else if arg.len() > 1 && arg[0] == b'-' {
-            parse_short(flags, &mut values, &String::from_utf8_lossy(&arg[1..]), &mut args)?;
+            parse_short(flags, &mut values, word(&arg[1..])?, &mut args)?;
         } else {
             positional.push(arg);
         }
     }
     Ok((values, positional))
+}
+
+/// A flag or its value. Another text in its place would name another file.
+fn word(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", go::quote(bytes)))
 }
 
 fn parse_long(
@@ -534,7 +539,7 @@ fn parse_long(
         None if flag.kind == Kind::Bool => "true".to_owned(),
         None => {
             let next = args.next().ok_or_else(|| format!("flag needs an argument: --{name}"))?;
-            String::from_utf8_lossy(&next).into_owned()
+            word(&next)?.to_owned()
         }
     };
     set(values, flag, &value)
@@ -565,7 +570,7 @@ fn parse_short(
             let next = args
                 .next()
                 .ok_or_else(|| format!("flag needs an argument: {quoted} in -{rest}"))?;
-            (String::from_utf8_lossy(&next).into_owned(), "")
+            (word(&next)?.to_owned(), "")
         };
         set(values, flag, &value)?;
         rest = remaining;

@@ -5,7 +5,7 @@
 //!   tcp, unix                                  a connection stays on its lane for life
 //!                                                └─ Accepted::open: TLS, where there is some
 //!
-//!  dns: where members are, by SRV records
+//!  dns: where members are, by SRV records; places: whether two lists of URLs are the same
 //! ```
 //!
 //! *Absent.* What is said on a connection: requests and protocols are `server`'s and `peer`'s.
@@ -13,6 +13,7 @@
 pub mod dns;
 mod lanes;
 mod listener;
+pub mod places;
 mod stream;
 pub mod tls;
 pub mod url;

@@ -272,13 +272,18 @@ mod tests {
             id: ClusterId(9),
             members: vec![
                 member(7, "http://127.0.0.1:2"),
-                member(3, "http://localhost:1"),
+                member(3, "http://127.0.0.1:1"),
                 member(5, "http://127.0.0.1:3"),
             ],
         };
         let ids = assign_ids(&local, &cluster).expect("all are found");
         let expected = [("a", MemberId(3)), ("b", MemberId(7)), ("c", MemberId(5))];
         assert_eq!(ids.into_iter().collect::<Vec<_>>(), expected);
+        // As in etcd, `localhost` is itself alone.
+        cluster.members[0].peer_urls = vec!["http://localhost:2".to_owned()];
+        let refused = assign_ids(&local, &cluster).expect_err("nobody has this URL");
+        let end = "(resolved urls: \"http://localhost:2\" != \"http://127.0.0.1:3\")";
+        assert!(refused.ends_with(end), "{refused}");
         cluster.members[0].peer_urls = vec!["http://127.0.0.9:2".to_owned()];
         let refused = assign_ids(&local, &cluster).expect_err("nobody has this URL");
         let start = "PeerURLs: no match found for existing member (7, [http://127.0.0.9:2]), last";

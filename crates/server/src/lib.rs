@@ -44,6 +44,7 @@ mod tls;
 mod trace;
 mod trust;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -57,14 +58,21 @@ const LOADED: &str = "loaded server configuration, other configuration command l
 const EXIT_USAGE: u8 = 2;
 
 /// Runs the server's command line, without the program's name, and says how to exit.
-pub fn main(arguments: &[String]) -> ExitCode {
+pub fn main(words: Vec<OsString>) -> ExitCode {
     log::start();
     end_on_panic();
-    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+    let arguments = match texts(words) {
+        Ok(arguments) => arguments,
+        Err(reason) => {
+            say(&mut std::io::stderr(), &format!("{reason}\n"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let variable = |(name, value): (OsString, OsString)| {
         (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
     };
     let environment: Vec<_> = std::env::vars_os().map(variable).collect();
-    let code = match config::from_command_line(arguments, &environment) {
+    let code = match config::from_command_line(&arguments, &environment) {
         Ok(Outcome::Serve(config, notices)) => {
             log_notices(&notices);
             match log::configure(&config) {
@@ -99,6 +107,14 @@ pub fn main(arguments: &[String]) -> ExitCode {
     };
     log::flush();
     code
+}
+
+/// The words of a command line. Another text in the place of one would name another file.
+fn texts(words: Vec<OsString>) -> Result<Vec<String>, String> {
+    let text = |word: OsString| {
+        word.into_string().map_err(|word| format!("argument {word:?} is not UTF-8"))
+    };
+    words.into_iter().map(text).collect()
 }
 
 /// Four lines, of which tools read the first and the last.
@@ -176,4 +192,19 @@ fn end_on_panic() {
             .emit();
         std::process::exit(i32::from(EXIT_USAGE));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_text_is_refused_by_name() {
+        assert_eq!(texts(vec!["--name=\u{e4}".into()]), Ok(vec!["--name=\u{e4}".to_owned()]));
+        let word = OsString::from_vec(b"--data-dir=/a\xff".to_vec());
+        let told = "argument \"--data-dir=/a\\xFF\" is not UTF-8";
+        assert_eq!(texts(vec!["--name=a".into(), word]), Err(told.to_owned()));
+    }
 }

@@ -6,7 +6,8 @@
 //!                            └─ the rest ───► a line each: with the next start
 //! ```
 //!
-//! *Invariants.* A file that could not start a member changes nothing at all.
+//! *Invariants.* A file whose values a start would refuse changes nothing at all. What a start looks
+//! at beside them (certificates, ports, the log's outputs, the data directory) is not looked at.
 //!
 //! *Absent.* Certificates and keys: those are read again by themselves when their files change.
 
@@ -148,8 +149,7 @@ fn tell(running: &Config, reloaded: &Reloaded) {
             .field("with-next-start", &reloaded.at_restart.len())
             .emit();
     };
-    let is_quieter =
-        level.is_some_and(|level| !log::is_enabled(Level::Debug) && level > Level::Info);
+    let is_quieter = level.is_some_and(log::is_enabled);
     if is_quieter {
         lines();
     }

@@ -329,6 +329,9 @@ pub(crate) fn log_warnings(config: &Config) {
     for (gate, why) in config.gates_without_effect() {
         log::info("feature gate is without effect").field("gate", &gate).field("why", why).emit();
     }
+    for (flag, why) in config.flags_without_effect() {
+        log::info("flag is without effect").field("flag", flag).field("why", why).emit();
+    }
     for flag in ["bcrypt-cost", "auth-token-ttl"] {
         if config.given.contains(flag) {
             log::info("flag is without effect until authentication is supported")

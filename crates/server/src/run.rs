@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{Api, Options, Phase};
 use crate::begin::Begun;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, shown_words};
 use crate::connection::{Port, Service};
 use crate::live::{Hangups, Live};
 use crate::log;
@@ -71,8 +71,8 @@ struct Bound {
 
 /// Runs a member with this configuration until its end.
 pub(crate) fn run(mut config: Config) -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    log::info("Running: ").field("args", &arguments).emit();
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    log::info("Running: ").field("args", &shown_words(words)).emit();
     plan::log_derived(&config.derive(), &config);
     if config.memory_mlock
         && let Err(reason) = memory::lock()
@@ -84,7 +84,10 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
-    match runtime.block_on(serve(&mut config)) {
+    let ended = runtime.block_on(serve(&mut config));
+    // A thread that waits for a disk that does not answer must not hold the process back.
+    runtime.shutdown_background();
+    match ended {
         Ok(End::Signal(number)) => end_by_signal(number),
         Ok(End::Removed) => ExitCode::SUCCESS,
         Ok(End::Fatal(line)) => {

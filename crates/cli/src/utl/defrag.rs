@@ -1,10 +1,11 @@
 //! `defrag`: rewrites the database of a member that does not run, without its free pages.
 //!
 //! *Invariants.* The database is replaced by one rename, after its successor is whole and synced;
-//! both are locked until then.
+//! both are locked until then. Its owner and mode stay.
 //!
 //! *Contract.* `etcdutl/etcdutl/defrag_command.go` and `server/storage/backend` of etcd v3.7.1.
 
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 use std::time::Instant;
 
@@ -82,6 +83,10 @@ fn replace(view: &View, path: &Path, new: &Path) -> Outcome<View> {
     }
     let copy = view.rewrite(&Real, new).map_err(|error: bolt::Error| fail(error.finding()))?;
     let after = copy.view();
+    keep_access(path, new).map_err(|error| {
+        let (path, error) = (path.display(), go::os_error(&error));
+        fail(format!("cannot give {} the owner and mode of {path}: {error}", new.display()))
+    })?;
     let renamed = Real.rename(new, path).and_then(|()| match path.parent() {
         Some(parent) => Real.sync_dir(parent),
         None => Ok(()),
@@ -90,6 +95,17 @@ fn replace(view: &View, path: &Path, new: &Path) -> Outcome<View> {
         fail(format!("cannot put {} in its place: {}", new.display(), go::os_error(&error)))
     })?;
     Ok(after)
+}
+
+/// Gives a file owner and mode of another: who could open that one, can open this one.
+fn keep_access(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (wanted, found) = (std::fs::metadata(from)?, std::fs::metadata(to)?);
+    let (user, group) = (wanted.uid(), wanted.gid());
+    if (user, group) != (found.uid(), found.gid()) {
+        chown(to, Some(user), Some(group))?;
+    }
+    // After the owner, with whom some bits of the mode go.
+    std::fs::set_permissions(to, wanted.permissions())
 }
 
 struct Sizes {
@@ -162,12 +178,22 @@ mod tests {
         assert_eq!(told, expected);
         assert!(contents(dir.path()) == before);
         drop((database, view));
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode(0o640)).unwrap();
+        let access = || {
+            let found = std::fs::metadata(&path).unwrap();
+            (found.uid(), found.gid(), found.mode())
+        };
+        // Who may, gives the file to somebody else.
+        let _ = chown(&path, Some(65_534), Some(65_534));
+        let before = access();
         // What a call left that was killed is no hindrance.
         std::fs::write(path.with_file_name("db.tmp.defrag"), "half").unwrap();
         call(&["defrag", "--data-dir", data]).unwrap();
         let after = View::open(&Real, &path, 1 << 20).unwrap();
         assert!(after.size_bytes() * 4 < size, "{} of {size}", after.size_bytes());
         assert_eq!(history(after).unwrap().hash_kv(Revision(0)).unwrap(), hash);
+        assert_eq!(access(), before);
         let names = Real.list(path.parent().unwrap()).unwrap();
         assert_eq!(names, [std::path::PathBuf::from("db")]);
     }

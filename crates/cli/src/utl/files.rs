@@ -1,5 +1,6 @@
 //! Opens what a command works on, and says in one line why that is not possible.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,23 @@ pub(super) fn check_exists(path: &Path) -> Outcome {
 /// do depends on where else there is a copy.
 pub(super) fn open_to_read(call: &Call, path: &Path) -> Outcome<View> {
     with_lock(call, || View::open(&Real, path, CACHE_BYTES)).map_err(damage)
+}
+
+/// Opens the copy of a database to read it. What is damaged is told of the file it is a copy of.
+pub(super) fn open_copy(path: &Path, of: &Path) -> Outcome<View> {
+    View::open_copy(&Real, path, of, CACHE_BYTES).map_err(damage)
+}
+
+/// Takes the lock with which a file is read: until it is closed nobody writes it.
+pub(super) fn lock_to_read(call: &Call, file: &File, path: &Path) -> Outcome {
+    let lock = || match file.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(bolt::Error::Locked { file: path.into() }),
+        Err(TryLockError::Error(source)) => {
+            Err(bolt::Error::Io { file: path.into(), action: "lock", offset: 0, source })
+        }
+    };
+    with_lock(call, lock).map_err(damage)
 }
 
 /// Opens a database to change it. One without bytes is none: a member may make one of it.

@@ -176,3 +176,13 @@ fn the_root_is_laid_out_as_etcdutl_does() {
         Use \"etcdutl [command] --help\" for more information about a command.\n";
     assert_eq!(help::help(&[&ROOT]), expected);
 }
+
+#[test]
+fn a_value_that_is_no_text_is_refused_by_name() {
+    for line in [&[&b"--data-dir=/a\xff"[..]][..], &[b"--data-dir", b"/a\xff"]] {
+        let line = [&[&b"defrag"[..]], line].concat().iter().map(|word| word.to_vec()).collect();
+        let failure = tool::dispatch(&ROOT, line).unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(failure.text.contains("/a\\xff\" is not UTF-8\n"), "{}", failure.text);
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
 
-use net::{Scheme, Url, UrlError};
+use net::{Url, UrlError, places};
 use thiserror::Error;
 
 use super::Config;
+use crate::log;
 
 /// The founding members: name and peer URLs, as given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,12 +20,8 @@ pub(crate) enum ClusterError {
     Url(#[from] UrlError),
     #[error("couldn't find local name {0:?} in the initial cluster configuration")]
     NotNamed(String),
-    #[error(
-        "--initial-cluster has {cluster} but missing from --initial-advertise-peer-urls={own} (resolved urls: {first_own:?} != {first_cluster:?})"
-    )]
-    NotAdvertised { cluster: String, own: String, first_own: String, first_cluster: String },
-    #[error("--initial-advertise-peer-urls has {own} but missing from --initial-cluster={cluster}")]
-    NotInCluster { own: String, cluster: String },
+    #[error("{0}")]
+    Differs(String),
     #[error("initial cluster {0} has duplicate url")]
     Duplicate(String),
 }
@@ -71,17 +67,12 @@ impl InitialCluster {
         if let Some((name, _)) = self.0.iter().find(|(_, urls)| **urls == given) {
             return Ok(name);
         }
-        let found = resolved(&given);
         let mut differs = "no member".to_owned();
         for (name, urls) in &self.0 {
-            let own = resolved(urls);
-            if own == found {
-                return Ok(name);
+            match places::same_places(&given, urls, &mut tell) {
+                Ok(()) => return Ok(name),
+                Err(reason) => differs = reason,
             }
-            let text = |urls: &BTreeSet<(Scheme, String)>| {
-                urls.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(",")
-            };
-            differs = format!("resolved urls: {:?} != {:?}", text(&found), text(&own));
         }
         Err(differs)
     }
@@ -92,10 +83,12 @@ impl InitialCluster {
         let Some(cluster) = self.0.get(&config.name) else {
             return Err(ClusterError::NotNamed(config.name.clone()));
         };
-        let own = &config.initial_advertise_peer_urls;
-        if cluster != own && resolved(cluster) != resolved(own) {
-            return Err(mismatch(&config.name, cluster, own));
-        }
+        // Repeated URLs are one, but not in the initial cluster: so it is in etcd.
+        let mut own = config.initial_advertise_peer_urls.clone();
+        own.sort_by_key(Url::to_string);
+        own.dedup();
+        places::check_advertised(&config.name, cluster, &own, &mut tell)
+            .map_err(ClusterError::Differs)?;
         self.check_unique()
     }
 
@@ -127,33 +120,11 @@ fn join<'a>(urls: impl Iterator<Item = &'a Url>, prefix: &str) -> String {
     urls.map(|url| format!("{prefix}{url}")).collect::<Vec<_>>().join(",")
 }
 
-fn mismatch(name: &str, cluster: &[Url], own: &[Url]) -> ClusterError {
-    let prefix = format!("{name}=");
-    let missing: Vec<_> = cluster.iter().filter(|url| !own.contains(url)).collect();
-    if missing.is_empty() {
-        let missing = own.iter().filter(|url| !cluster.contains(url));
-        let cluster = join(own.iter(), &prefix);
-        return ClusterError::NotInCluster { own: join(missing, ""), cluster };
-    }
-    let first = |urls: &[Url], others: &[Url]| {
-        urls.iter().find(|url| !others.contains(url)).map(Url::to_string).unwrap_or_default()
-    };
-    ClusterError::NotAdvertised {
-        cluster: join(missing.into_iter(), &prefix),
-        own: join(own.iter(), ""),
-        first_own: first(own, cluster),
-        first_cluster: first(cluster, own),
-    }
-}
-
-/// The addresses that the URLs stand for; a name that does not resolve stands for itself.
-fn resolved(urls: &[Url]) -> BTreeSet<(Scheme, String)> {
-    let resolve = |url: &Url| {
-        let found = url.authority().to_socket_addrs().ok().and_then(|found| {
-            // Several addresses of one name are one place; IPv4 first, as in a listener.
-            found.min_by_key(SocketAddr::is_ipv6)
-        });
-        (url.scheme(), found.map_or_else(|| url.to_string(), |address| address.to_string()))
-    };
-    urls.iter().map(resolve).collect()
+/// Tells which address a URL was taken for.
+fn tell(url: &Url, address: &str) {
+    log::info("resolved URL Host")
+        .field("url", &url.to_string())
+        .field("host", url.authority())
+        .field("resolved-addr", address)
+        .emit();
 }

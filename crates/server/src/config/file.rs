@@ -23,6 +23,7 @@ use super::keys::{self, Flat, Texts};
 use super::old::{Done, find_old};
 use super::parse::{Notice, Refusal};
 use super::{ClusterState, Config, DEFAULT_NAME, DEFAULT_PEER_URL};
+use crate::log::error_text;
 
 /// Bytes that a configuration file may have.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -57,7 +58,11 @@ impl Config {
         config.follow_file();
         let mut ignored = vain;
         for (key, value) in unknown {
-            match config.read_old(&key, &value) {
+            let fate = config.read_old(&key, &value);
+            if find_old(&key).is_some() {
+                config.file_values.insert(key.clone(), value);
+            }
+            match fate {
                 Fate::Told(line) => notices.push(Notice::Warning(line)),
                 Fate::Ignored => ignored.push(key),
                 Fate::Silent => {}
@@ -144,7 +149,7 @@ impl Config {
     }
 
     /// Does what a key of an older etcd asks for, if it can be done: 3.7.1 passes over all of them.
-    fn read_old(&mut self, key: &str, value: &Value) -> Fate {
+    pub(super) fn read_old(&mut self, key: &str, value: &Value) -> Fate {
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Array(items) => {
@@ -183,18 +188,14 @@ impl Config {
 }
 
 /// What became of a key that 3.7.1 does not know.
-enum Fate {
+pub(super) enum Fate {
     Told(String),
     Ignored,
     Silent,
 }
 
 fn read(path: &str) -> Result<String, String> {
-    let fail = |what: &str, error: &std::io::Error| {
-        let text = error.to_string();
-        let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        format!("{what} {path}: {text}")
-    };
+    let fail = |what: &str, error: &std::io::Error| format!("{what} {path}: {}", error_text(error));
     let file = fs::File::open(path).map_err(|error| fail("open", &error))?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fail("read", &error))?;

@@ -64,6 +64,23 @@ pub(super) fn variable(flag: &str) -> String {
     format!("ETCD_{}", flag.to_uppercase().replace('-', "_"))
 }
 
+/// How the help of a flag begins that has nothing to change here.
+const WITHOUT_EFFECT: &str = "Without effect here: ";
+
+impl Config {
+    /// Flags that were given and have nothing to change here, and why that is.
+    pub(crate) fn flags_without_effect(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &'static str)> {
+        FLAGS.iter().filter(|flag| self.given.contains(flag.name)).filter_map(|flag| {
+            match flag.effect {
+                Effect::Ignored => Some((flag.name, "etcd reads and ignores it, too")),
+                _ => flag.help.strip_prefix(WITHOUT_EFFECT).map(|why| (flag.name, why)),
+            }
+        })
+    }
+}
+
 /// The flag of this name.
 pub(super) fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)

@@ -35,6 +35,9 @@ pub(crate) fn usage() -> &'static str {
 
   quorate ctl ...
     Talk to a member.
+
+  quorate utl ...
+    Work on the files of a member that does not run: restore snapshots, look for damage.
 "
 }
 

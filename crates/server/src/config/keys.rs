@@ -351,7 +351,7 @@ fn literal(number: &Number) -> String {
 }
 
 /// What Go calls a value.
-pub(super) fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

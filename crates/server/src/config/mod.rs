@@ -6,8 +6,8 @@
 //!  a file    ─► file ─► keys (one table) ─► the same; SIGHUP: read again (`reload`)
 //! ```
 //!
-//! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; none is
-//! silently without effect. 2. Texts and exit codes of refusals are etcd's.
+//! *Invariants.* 1. A flag that etcd 3.7.1 has is either honoured or refused by name; one that has
+//! nothing to change here is told at the start. 2. Texts and exit codes of refusals are etcd's.
 //!
 //! *Absent.* What TLS, discovery, logs and tracing do with what stands here.
 //!
@@ -30,6 +30,7 @@ mod keys;
 mod old;
 mod parse;
 mod reload;
+mod secret;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +44,10 @@ pub(crate) use cluster::InitialCluster;
 pub(crate) use gates::FEATURE_GATES;
 pub(crate) use groups::{Discovery, Tls, Tracing};
 pub(crate) use help::{flag_listing, usage};
+pub(crate) use keys::kind;
 pub(crate) use parse::{Notice, Outcome, Refusal, from_command_line};
 pub(crate) use reload::Reloaded;
+pub(crate) use secret::shown_words;
 pub(crate) use value::show_duration;
 
 pub(crate) const DEFAULT_NAME: &str = "default";

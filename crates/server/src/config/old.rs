@@ -167,6 +167,15 @@ impl Old {
         }
     }
 
+    /// The name of what it sets today.
+    pub(super) fn sets(&self) -> Option<&'static str> {
+        match self.fate {
+            Fate::Renamed(name) => Some(name),
+            Fate::Debug => Some("log-level"),
+            Fate::Gate(_) | Fate::Missing { .. } | Fate::Vain { .. } => None,
+        }
+    }
+
     /// Whether the flag needs no value.
     pub(super) fn is_switch(&self) -> bool {
         match self.fate {

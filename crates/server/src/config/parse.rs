@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::flags::{Effect, FLAGS, Flag, find};
 use super::old::{self, Done, find_old};
+use super::secret::shown;
 use super::value::parse_bool;
 use super::{Config, RAFT_TIMEOUT, show_duration};
 use crate::log::Level;
@@ -26,11 +27,24 @@ pub(crate) enum Outcome {
 /// A line for the log about where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notice {
-    Used { name: String, value: String },
+    /// Passwords are not shown.
+    Used {
+        name: String,
+        value: String,
+    },
+    /// The same.
     Unrecognized(String),
-    Special { name: String, value: String },
-    Loaded { path: String },
-    IgnoredKeys { path: String, keys: Vec<String> },
+    Special {
+        name: String,
+        value: String,
+    },
+    Loaded {
+        path: String,
+    },
+    IgnoredKeys {
+        path: String,
+        keys: Vec<String>,
+    },
     Info(String),
     Warning(String),
 }
@@ -272,7 +286,8 @@ fn read_environment(
         match set(config, flag, value) {
             Ok(_) => {
                 config.given.insert(flag.name);
-                notices.push(Notice::Used { name: name.clone(), value: (*value).to_owned() });
+                let value = shown(&name, value).to_owned();
+                notices.push(Notice::Used { name: name.clone(), value });
             }
             // As in etcd, the last one is told.
             Err(reason) => refused = Some(format!("invalid value {value:?} for {name}: {reason}")),
@@ -288,7 +303,7 @@ fn read_environment(
             return Err(Refusal::Shadowed(name.clone()));
         }
         if name.starts_with("ETCD_") {
-            notices.push(Notice::Unrecognized(format!("{name}={value}")));
+            notices.push(Notice::Unrecognized(format!("{name}={}", shown(name, value))));
         }
     }
     refused.map_or(Ok(()), |reason| Err(Refusal::Config(reason)))

@@ -1,6 +1,7 @@
 //! Reads the configuration file again, and says what is different.
 //!
-//! *Invariants.* A file that could not start a member changes nothing.
+//! *Invariants.* A file whose values a start would refuse changes nothing. What a start looks at
+//! beside them (certificates, ports, the log's outputs, the data directory) is not looked at here.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::Config;
 use super::keys;
+use super::old::find_old;
 use super::parse::{Notice, check};
 
 /// Keys whose new values count at once.
@@ -42,7 +44,7 @@ pub(crate) struct Reloaded {
 }
 
 impl Config {
-    /// Reads the configuration file again. The error is why it could not start a member.
+    /// Reads the configuration file again. The error is why a start would refuse what it says.
     pub(crate) fn reload(&self) -> Result<Reloaded, String> {
         let mut notices = Vec::new();
         let mut config = Self::from_file(&self.config_file, &mut notices)
@@ -56,7 +58,7 @@ impl Config {
             if effect(key, from) == effect(key, to) {
                 continue;
             }
-            if LIVE.contains(&key.as_str()) {
+            if is_live(key) {
                 live.push(Change { key: key.clone(), from: show(from), to: show(to) });
             } else {
                 at_restart.push(key.clone());
@@ -84,11 +86,22 @@ impl Config {
     }
 }
 
+/// Whether a key, or the one of today that a key of old stands for, counts at once.
+fn is_live(key: &str) -> bool {
+    let is_of_old =
+        || find_old(key).is_some_and(|old| old.sets().is_some_and(|today| LIVE.contains(&today)));
+    LIVE.contains(&key) || is_of_old()
+}
+
 /// What a key alone makes of the configuration: a value that is written out and is the default
 /// changes nothing.
 fn effect(key: &str, value: Option<&Value>) -> String {
     let mut config = Config::default();
     let values = value.map(|value| (key.to_owned(), value.clone())).into_iter().collect();
+    if let (Some(_), Some(value)) = (find_old(key), value) {
+        config.read_old(key, value);
+    }
+    // It passes over keys of old.
     match keys::apply(&values, &mut config) {
         Ok((texts, vain)) => format!("{config:?}{texts:?}{vain:?}"),
         Err(reason) => reason,
@@ -137,5 +150,26 @@ mod tests {
             assert!(running.reload().is_err(), "{bad}");
         }
         assert_eq!(running.quota(), Some(200));
+    }
+
+    #[test]
+    fn keys_of_old_are_told_as_those_of_today() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yml");
+        fs::write(&path, "name: a\ndebug: false\n").unwrap();
+        let mut running = Config::from_file(path.to_str().unwrap(), &mut Vec::new()).unwrap();
+        let old = "name: a\ndebug: true\nexperimental-warning-apply-duration: 5000000\n\
+                   experimental-max-learners: 3\nproxy-failure-wait: 5\n";
+        fs::write(&path, old).unwrap();
+        let reloaded = running.reload().unwrap();
+        let live: Vec<_> =
+            reloaded.live.iter().map(|c| format!("{} {} {}", c.key, c.from, c.to)).collect();
+        let expected = ["debug false true", "experimental-warning-apply-duration default 5000000"];
+        assert_eq!(live, expected);
+        assert_eq!(reloaded.at_restart, ["experimental-max-learners"]);
+        running.adopt(&reloaded.config);
+        assert_eq!((running.log_level.as_str(), running.max_learners), ("debug", 1));
+        assert_eq!(running.warning_apply_duration.as_millis(), 5);
+        assert!(running.reload().unwrap().live.is_empty());
     }
 }

@@ -345,7 +345,47 @@ fn the_initial_cluster_must_have_this_member_and_its_urls() {
             .map_err(|error| error.to_string())
     };
     assert_eq!(check(&[]), Ok(()));
-    assert_eq!(check(&["--initial-cluster=default=http://127.0.0.1:2380"]), Ok(()));
+    let (one, other) = ("http://127.0.0.1:2380", "http://127.0.0.1:2381");
+    let cluster = |urls: &[&str]| {
+        let items: Vec<_> = urls.iter().map(|url| format!("default={url}")).collect();
+        format!("--initial-cluster={}", items.join(","))
+    };
+    let own = |urls: &[&str]| format!("--initial-advertise-peer-urls={}", urls.join(","));
+    // What etcd 3.7.1 says to the same.
+    for (cluster, own, told) in [
+        (cluster(&[one]), own(&[one, one]), None),
+        (cluster(&[one, other]), own(&[other, one]), None),
+        (
+            cluster(&[one]),
+            own(&["http://localhost:2380"]),
+            Some(
+                "--initial-cluster has default=http://127.0.0.1:2380 but missing from --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \"http://127.0.0.1:2380\")",
+            ),
+        ),
+        (
+            cluster(&[one, one]),
+            own(&[one]),
+            Some(
+                "failed to resolve http://127.0.0.1:2380 to match --initial-cluster=default=http://127.0.0.1:2380 (len([\"http://127.0.0.1:2380\"]) != len([\"http://127.0.0.1:2380\" \"http://127.0.0.1:2380\"]))",
+            ),
+        ),
+        (
+            cluster(&[one]),
+            own(&[one, other]),
+            Some(
+                "--initial-advertise-peer-urls has http://127.0.0.1:2381 but missing from --initial-cluster=default=http://127.0.0.1:2380,default=http://127.0.0.1:2381",
+            ),
+        ),
+        (
+            cluster(&[one, other]),
+            own(&[one]),
+            Some(
+                "--initial-cluster has default=http://127.0.0.1:2381 but missing from --initial-advertise-peer-urls=http://127.0.0.1:2380 (len([\"http://127.0.0.1:2380\"]) != len([\"http://127.0.0.1:2380\" \"http://127.0.0.1:2381\"]))",
+            ),
+        ),
+    ] {
+        assert_eq!(check(&[&cluster, &own]).err().as_deref(), told, "{cluster} {own}");
+    }
     for (arguments, told) in [
         (
             &["--initial-cluster=a=http://127.0.0.1:2380"][..],
@@ -366,4 +406,30 @@ fn the_initial_cluster_must_have_this_member_and_its_urls() {
     ] {
         assert_eq!(check(arguments), Err(told.to_owned()));
     }
+}
+
+#[test]
+fn secrets_of_the_environment_are_not_told() {
+    let environment = [
+        ("ETCD_DISCOVERY_PASSWORD", "pw"),
+        ("ETCD_DISCOVERY_USER", "root:pw"),
+        ("ETCD_ROOT_PASSWORD", "pw"),
+        ("ETCD_INITIAL_CLUSTER_TOKEN", "shown"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let notices = match from_command_line(&[], &environment) {
+        Ok(Outcome::Serve(_, notices)) | Err((_, notices)) => notices,
+        Ok(other) => panic!("{other:?}"),
+    };
+    let told = format!("{notices:?}");
+    assert!(!told.contains("pw") && told.contains("shown"), "{told}");
+    assert!(told.contains("ETCD_ROOT_PASSWORD=***"), "{told}");
+}
+
+#[test]
+fn flags_with_nothing_to_change_are_told() {
+    let config =
+        config(&["--socket-reuse-address", "--snapshot", "--downgrade-check-time=1s", "--name=a"]);
+    let told: Vec<_> = config.flags_without_effect().map(|(flag, _)| flag).collect();
+    assert_eq!(told, ["socket-reuse-address", "downgrade-check-time", "snapshot"]);
 }

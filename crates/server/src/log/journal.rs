@@ -31,7 +31,8 @@ impl Journal {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(path)?;
-        let program = std::env::args().next().unwrap_or_default();
+        let program = std::env::args_os().next().unwrap_or_default();
+        let program = program.to_string_lossy();
         let identifier = program.rsplit('/').next().unwrap_or_default().to_owned();
         Ok(Self { socket, path: path.to_owned(), identifier, otherwise: sink::stderr()? })
     }

@@ -25,13 +25,13 @@ use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use super::outlet::Entry;
-use super::sink::{Lines, Sink, is_elsewhere};
+use super::sink::{LOOK_INTERVAL, Lines, Sink, is_elsewhere};
 use super::{gojson, zone};
+use crate::config::kind;
 
 const MEGABYTE: u64 = 1 << 20;
 const SIZE_DEFAULT: i64 = 100;
 const DAY: Duration = Duration::from_secs(86_400);
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Names that may be taken already when a backup is named.
 const NAMES_MAX: u64 = 10_000;
 /// `2006-01-02T15-04-05.000`.
@@ -105,17 +105,6 @@ impl Rules {
     fn bytes_max(&self) -> u64 {
         let size = if self.size <= 0 { SIZE_DEFAULT } else { self.size };
         size.unsigned_abs().saturating_mul(MEGABYTE)
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
     }
 }
 
@@ -331,19 +320,25 @@ fn tidy(path: &Path, rules: &Rules, now: SystemTime) -> io::Result<()> {
     let age = u64::try_from(rules.age).ok().filter(|days| *days > 0);
     let oldest = age.map_or(0, |days| now.saturating_sub(days.saturating_mul(DAY.as_secs())));
     let count = usize::try_from(rules.backups).ok().filter(|count| *count > 0);
-    let mut stamps: Vec<String> = Vec::new();
+    let (mut stamps, mut plain): (Vec<String>, Vec<PathBuf>) = Default::default();
+    // One that cannot be removed or compressed is no reason to keep the others.
+    let mut done = Ok(());
     for backup in backups(path)? {
         if stamps.last() != Some(&backup.stamp) {
             stamps.push(backup.stamp);
         }
         let is_too_many = count.is_some_and(|count| stamps.len() > count);
         if is_too_many || backup.seconds < oldest {
-            fs::remove_file(&backup.path)?;
+            done = done.and(fs::remove_file(&backup.path));
         } else if rules.is_compressed && !backup.is_compressed {
-            compress(&backup.path)?;
+            plain.push(backup.path);
         }
     }
-    Ok(())
+    // At last, since that needs space.
+    for path in plain {
+        done = done.and(compress(&path));
+    }
+    done
 }
 
 fn compress(path: &Path) -> io::Result<()> {

@@ -128,7 +128,7 @@ fn file(name: &str) -> Result<PathBuf, String> {
 }
 
 /// An error of the system as Go prints it.
-fn error_text(error: &io::Error) -> String {
+pub(crate) fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text);
     let mut letters = text.chars();

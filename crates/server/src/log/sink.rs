@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::outlet::Entry;
 
 /// How often to look whether a file is still the one under its name.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often to try a stream again that does not wait itself.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);

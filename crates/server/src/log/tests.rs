@@ -256,6 +256,27 @@ fn backups_that_are_too_old_are_removed_and_strangers_stay() {
 }
 
 #[test]
+fn what_cannot_be_compressed_keeps_nothing_that_is_too_old() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("etcd.log");
+    let (bad, good) = ("etcd-2999-01-01T00-00-01.000.log", "etcd-2999-01-01T00-00-00.000.log");
+    for name in [bad, good, "etcd-1999-01-01T00-00-00.000.log"] {
+        std::fs::write(directory.path().join(name), "x").expect("write");
+    }
+    // It is in the way of the newest.
+    let part = format!("{bad}.gz.tmp");
+    std::fs::create_dir(directory.path().join(&part)).expect("directory");
+    let mut sink = Rotated::new(&path, rules("{\"maxage\": 3, \"compress\": true}"));
+    sink.write(&entry("a\n".to_owned())).expect("written");
+    let expected = [format!("{good}.gz"), bad.to_owned(), part, "etcd.log".to_owned()];
+    let end = later();
+    while names(directory.path()) != expected {
+        assert!(Instant::now() < end, "{:?}", names(directory.path()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn rotation_is_configured_in_lumberjacks_words() {
     assert_eq!(rules("{}"), rules("null"));
     assert_ne!(rules("{\"MaxSize\": 3}"), rules("{}"));

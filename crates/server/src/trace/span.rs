@@ -30,6 +30,9 @@ const IS_REMOTE: u32 = 0x200;
 const CANCELED: usize = 1;
 const OUT_OF_RANGE: usize = 11;
 
+/// Bytes that a text of a span may have: spans wait in a queue, and keys may be large.
+const ATTRIBUTE_MAX: usize = 1024;
+
 /// The names of gRPC's codes, by their numbers.
 const CODES: [&str; 17] = [
     "OK",
@@ -93,7 +96,7 @@ pub(crate) fn begin(
         parent,
         state,
         path,
-        authority: authority.to_owned(),
+        authority: cut(authority.as_bytes()),
         begun: Instant::now(),
         is_finished: false,
     }))
@@ -143,7 +146,7 @@ impl Followed {
     fn end(&mut self, code: usize, reason: &str) {
         self.is_finished = true;
         let method = self.path.trim_start_matches('/');
-        let text = |text: &str| Value::StringValue(text.to_owned());
+        let text = |text: &str| Value::StringValue(cut(text.as_bytes()));
         let mut attributes =
             vec![attribute("rpc.method", text(method)), attribute("rpc.system.name", text("grpc"))];
         match self.authority.rsplit_once(':') {
@@ -159,7 +162,7 @@ impl Followed {
         let name = CODES.get(code).copied().unwrap_or("UNKNOWN");
         attributes.push(attribute("rpc.response.status_code", text(name)));
         let status = if FAULTS.contains(&code) {
-            Status { code: StatusCode::Error as i32, message: reason.to_owned() }
+            Status { code: StatusCode::Error as i32, message: cut(reason.as_bytes()) }
         } else {
             Status::default()
         };
@@ -205,14 +208,27 @@ fn nanos(at: Instant) -> u64 {
     u64::try_from(since.saturating_sub(ago).as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The beginning of a text, as much of it as a span may have.
+fn cut(bytes: &[u8]) -> String {
+    let mut end = bytes.len().min(ATTRIBUTE_MAX);
+    // Not within a character, if it is one.
+    while end < bytes.len() && end + 3 > ATTRIBUTE_MAX && bytes[end] & 0xC0 == 0x80 {
+        end -= 1;
+    }
+    let mut text = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    text.truncate(text.floor_char_boundary(ATTRIBUTE_MAX));
+    text
+}
+
+fn text(name: &str, bytes: &[u8]) -> KeyValue {
+    attribute(name, Value::StringValue(cut(bytes)))
+}
+
 /// The span inside the call: its name and its attributes.
 fn inside(path: &str, message: &Bytes) -> Option<(&'static str, Vec<KeyValue>)> {
     fn read<M: Shaped>(message: &Bytes) -> Option<M> {
         proto::decode(message.clone()).ok()
     }
-    let text = |name: &str, bytes: &[u8]| {
-        attribute(name, Value::StringValue(String::from_utf8_lossy(bytes).into_owned()))
-    };
     let number = |name: &str, number: i64| attribute(name, Value::IntValue(number));
     let flag = |name: &str, flag: bool| attribute(name, Value::BoolValue(flag));
     Some(match path {
@@ -261,9 +277,6 @@ fn inside(path: &str, message: &Bytes) -> Option<(&'static str, Vec<KeyValue>)> 
 }
 
 fn txn(request: &TxnRequest) -> Vec<KeyValue> {
-    let text = |name: &str, bytes: &[u8]| {
-        attribute(name, Value::StringValue(String::from_utf8_lossy(bytes).into_owned()))
-    };
     let number = |name: &str, number: i64| attribute(name, Value::IntValue(number));
     let count = |name: &str, count: usize| number(name, i64::try_from(count).unwrap_or(i64::MAX));
     let compared = request.compare.iter().map(|compare| &compare.key).find(|key| !key.is_empty());
@@ -301,4 +314,27 @@ fn txn(request: &TxnRequest) -> Vec<KeyValue> {
 
 fn flag_read_only(request: &TxnRequest) -> KeyValue {
     attribute("read_only", Value::BoolValue(node::requests::check::is_read_only(request)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_span_is_large() {
+        assert_eq!(cut(b"key"), "key");
+        assert_eq!(cut(&[b'a'; ATTRIBUTE_MAX]).len(), ATTRIBUTE_MAX);
+        assert_eq!(cut(&[b'a'; 5_000]).len(), ATTRIBUTE_MAX);
+        // Bytes that are no text, which get longer by being shown.
+        let told = cut(&[0xff; 5_000]);
+        assert!(told.len() <= ATTRIBUTE_MAX && told.len() + 3 > ATTRIBUTE_MAX);
+        let told = cut("a\u{20ac}".repeat(1_000).as_bytes());
+        assert!(told.len() <= ATTRIBUTE_MAX && !told.contains('\u{fffd}'), "{told}");
+
+        let request = PutRequest { key: vec![b'k'; 1 << 20].into(), ..PutRequest::default() };
+        let message = prost::Message::encode_to_vec(&request).into();
+        let (_, attributes) = inside("/etcdserverpb.KV/Put", &message).unwrap();
+        let size = |attribute: &KeyValue| format!("{attribute:?}").len();
+        assert!(attributes.iter().map(size).sum::<usize>() < 2 * ATTRIBUTE_MAX);
+    }
 }

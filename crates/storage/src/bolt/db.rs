@@ -293,12 +293,22 @@ impl View {
     /// Opens the newest state of a database to read it: nothing is written, whatever the file
     /// holds, and while it is read nobody may write. Walks all of it, as [`Database::open`] does.
     pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Self, Error> {
-        let io = |action, source| Error::Io { file: path.into(), action, offset: 0, source };
+        Self::open_copy(disk, path, path, cache_bytes)
+    }
+
+    /// The same with the copy of a database, whose errors name the file that it is a copy of.
+    pub fn open_copy(
+        disk: &dyn Disk,
+        path: &Path,
+        of: &Path,
+        cache_bytes: usize,
+    ) -> Result<Self, Error> {
+        let io = |action, source| Error::Io { file: of.into(), action, offset: 0, source };
         let file = disk.open(path, Open::Read).map_err(|source| io("open", source))?;
-        take_lock(&*file, path, Lock::FlockShared)?;
+        take_lock(&*file, of, Lock::FlockShared)?;
         let len = file.len().map_err(|source| io("measure", source))?;
-        let meta = choose(&*file, path, len)?.meta;
-        let pager = Pager::new(file, path.into(), meta.page_size as usize, cache_bytes);
+        let meta = choose(&*file, of, len)?.meta;
+        let pager = Pager::new(file, of.into(), meta.page_size as usize, cache_bytes);
         let pager = Arc::new(pager);
         let reached = reach::walk(&pager, &meta)?;
         first_view(&pager, meta, &reached)

@@ -26,7 +26,7 @@ pub struct Surveyed {
     /// Where it ends in a write that came to the disk in part, and how that shows. The next start
     /// cuts it off.
     pub torn: Option<(u64, &'static str)>,
-    /// What is damaged, and where.
+    /// What is damaged, and where, or why it cannot be read.
     pub damage: Option<Error>,
 }
 
@@ -58,7 +58,7 @@ impl Survey {
 }
 
 /// Reads all segments of `dir`, needs no lock, and changes nothing. The chain of checksums is begun
-/// anew after a segment that is damaged or missing.
+/// anew after a segment that is damaged, missing, or cannot be read.
 pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, Error> {
     let names = segment::list(disk, dir).doing("list", dir)?;
     let mut survey = Survey::default();
@@ -72,7 +72,7 @@ pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, Error> {
         }
         before = Some(name);
         let last = number + 1 == names.len();
-        survey.segment(disk, dir, name, last, &mut chain)?;
+        survey.segment(disk, dir, name, last, &mut chain);
     }
     Ok(survey)
 }
@@ -85,15 +85,31 @@ impl Survey {
         name: &Name,
         last: bool,
         chain: &mut Option<u32>,
+    ) {
+        let path = name.path(dir);
+        let mut found =
+            Surveyed { path, bytes: 0, records: 0, entries: None, torn: None, damage: None };
+        if let Err(damage) = self.walk(disk, dir, name, last, chain, &mut found) {
+            found.damage = Some(damage);
+            *chain = None;
+        }
+        self.segments.push(found);
+    }
+
+    fn walk(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        name: &Name,
+        last: bool,
+        chain: &mut Option<u32>,
+        found: &mut Surveyed,
     ) -> Result<(), Error> {
         let opened = segment::open_to_read(disk, dir, std::slice::from_ref(name))?;
         let Some(file) = opened.first() else { return Ok(()) };
-        let bytes = file.file.len().doing("measure", &file.path)?;
-        let path = file.path.clone();
-        let mut found =
-            Surveyed { path, bytes, records: 0, entries: None, torn: None, damage: None };
+        found.bytes = file.file.len().doing("measure", &file.path)?;
         let Self { metadata, snapshots, hard_state, .. } = self;
-        let walked = walk_segment(file, last, chain, metadata, &mut |placed| {
+        let end = walk_segment(file, last, chain, metadata, &mut |placed| {
             match placed.record.kind {
                 Kind::Entry => {
                     let index = placed.entry()?.index();
@@ -106,16 +122,8 @@ impl Survey {
             }
             found.records += 1;
             Ok(())
-        });
-        match walked {
-            Ok(end) => found.torn = end.and_then(|(at, why)| why.map(|why| (at, why))),
-            Err(damage @ Error::Corrupt { .. }) => {
-                found.damage = Some(damage);
-                *chain = None;
-            }
-            Err(other) => return Err(other),
-        }
-        self.segments.push(found);
+        })?;
+        found.torn = end.and_then(|(at, why)| why.map(|why| (at, why)));
         Ok(())
     }
 }

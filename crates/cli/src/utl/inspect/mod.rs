@@ -75,8 +75,12 @@ fn inspect(call: &Call, at: &Path) -> Outcome<Report> {
                 "" => dir,
                 wal => dir.with_wal(wal),
             };
-            report.log(dir.wal(), None)?;
-            report.snapshots(&dir.snap())?;
+            // What cannot even be listed hides nothing of the rest.
+            for read in [report.log(dir.wal(), None), report.snapshots(&dir.snap())] {
+                if let Err(failure) = read {
+                    report.damage.push(failure.reason().to_owned());
+                }
+            }
             let file = dir.database();
             if file.exists() {
                 database::add(&mut report, call, &file);

@@ -105,3 +105,21 @@ fn a_log_that_lost_its_end_is_told() {
         "it ends at entry 1, but the database has entry 50: the end of the log is lost"
     ));
 }
+
+#[test]
+fn what_cannot_be_read_hides_nothing_of_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = restored(dir.path());
+    let segment = "0000000000000001-0000000000000002.wal";
+    std::fs::create_dir(data.join("member/wal").join(segment)).unwrap();
+    let found = report(&data);
+    assert!(found.damage.iter().any(|line| line.contains(segment)), "{:?}", found.damage);
+    assert_eq!(found.log.unwrap().segments.len(), 2);
+    assert!(found.database.is_some() && !found.snapshots.is_empty());
+    // Nor does a log that cannot be listed.
+    std::fs::remove_dir_all(data.join("member/wal")).unwrap();
+    std::fs::write(data.join("member/wal"), "").unwrap();
+    let found = report(&data);
+    assert!(found.damage[0].contains("member/wal: "), "{:?}", found.damage);
+    assert!(found.database.is_some() && found.log.is_none());
+}

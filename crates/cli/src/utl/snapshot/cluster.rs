@@ -1,13 +1,12 @@
 //! The cluster that a restored member is to be of, as the flags name it.
 //!
-//! *Contract.* `VerifyBootstrap` of `server/config/config.go`, `pkg/netutil` and
-//! `client/pkg/types/urlsmap.go` of etcd v3.7.1.
+//! *Contract.* `VerifyBootstrap` of `server/config/config.go` and `client/pkg/types/urlsmap.go` of
+//! etcd v3.7.1.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use base::{ClusterId, MemberId};
-use net::Url;
+use net::{Url, places};
 use store::Member;
 use store::identity::{cluster_id, member_id};
 
@@ -39,7 +38,7 @@ impl Cluster {
                 "couldn't find local name {name} in the initial cluster configuration"
             ));
         };
-        check_own(name, own, &advertised)?;
+        places::check_advertised(name, own, &advertised, &mut tell)?;
         let mut seen = BTreeSet::new();
         if !named.values().flatten().all(|url| seen.insert(url)) {
             let all = named
@@ -86,78 +85,15 @@ fn initial_members(text: &str) -> Result<BTreeMap<String, Vec<Url>>, String> {
     named.into_iter().map(|(name, texts)| Ok((name, urls(texts.into_iter())?))).collect()
 }
 
-/// Fails unless both lists name the same places.
-fn check_own(name: &str, own: &[Url], advertised: &[Url]) -> Result<(), String> {
-    if own == advertised {
-        return Ok(());
-    }
-    let reason = if own.len() == advertised.len() {
-        let (advertised, own) = (resolved(advertised), resolved(own));
-        match own.iter().zip(&advertised).find(|(own, advertised)| own != advertised) {
-            None => return Ok(()),
-            Some((own, advertised)) => format!("resolved urls: {advertised:?} != {own:?}"),
-        }
-    } else {
-        format!("len({}) != len({})", quoted(advertised), quoted(own))
-    };
-    let list = |urls: &mut dyn Iterator<Item = &Url>, prefix: &str| {
-        let urls: BTreeSet<String> = urls.map(|url| format!("{prefix}{url}")).collect();
-        urls.into_iter().collect::<Vec<_>>().join(",")
-    };
-    // As it was given, with repetitions.
-    let given = advertised.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
-    let prefix = format!("{name}=");
-    let as_cluster: Vec<String> = advertised.iter().map(|url| format!("{prefix}{url}")).collect();
-    let as_cluster = as_cluster.join(",");
-    let missing = list(&mut own.iter().filter(|url| !advertised.contains(url)), &prefix);
-    if !missing.is_empty() {
-        return Err(format!(
-            "--initial-cluster has {missing} but missing from \
-             --initial-advertise-peer-urls={given} ({reason})"
-        ));
-    }
-    let missing = list(&mut advertised.iter().filter(|url| !own.contains(url)), "");
-    if !missing.is_empty() {
-        return Err(format!(
-            "--initial-advertise-peer-urls has {missing} but missing from \
-             --initial-cluster={as_cluster}"
-        ));
-    }
-    Err(format!("failed to resolve {given} to match --initial-cluster={as_cluster} ({reason})"))
-}
-
-/// A list as Go's `%q` shows it.
-fn quoted(urls: &[Url]) -> String {
-    let each: Vec<String> = urls.iter().map(|url| go::quote(url.to_string().as_bytes())).collect();
-    format!("[{}]", each.join(" "))
-}
-
-/// The URLs with names replaced by addresses, sorted; `localhost` stays, and so does a name that
-/// has no address now: the member may get it later.
-fn resolved(urls: &[Url]) -> Vec<String> {
-    let resolve = |url: &Url| {
-        let text = url.to_string();
-        if url.scheme().is_unix() || url.host() == "localhost" {
-            return text;
-        }
-        let found = url.authority().to_socket_addrs().ok();
-        match found.and_then(|found| found.min_by_key(SocketAddr::is_ipv6)) {
-            Some(address) => {
-                let address = address.to_string();
-                let fields = [
-                    ("url", Field::Text(&text)),
-                    ("host", Field::Text(url.authority())),
-                    ("resolved-addr", Field::Text(&address)),
-                ];
-                info("resolved URL Host", &fields);
-                format!("{}://{address}", url.scheme().text())
-            }
-            None => text,
-        }
-    };
-    let mut all: Vec<String> = urls.iter().map(resolve).collect();
-    all.sort_unstable();
-    all
+/// Tells which address a URL was taken for.
+fn tell(url: &Url, address: &str) {
+    let text = url.to_string();
+    let fields = [
+        ("url", Field::Text(&text)),
+        ("host", Field::Text(url.authority())),
+        ("resolved-addr", Field::Text(address)),
+    ];
+    info("resolved URL Host", &fields);
 }
 
 #[cfg(test)]

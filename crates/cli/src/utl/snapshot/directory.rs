@@ -126,13 +126,13 @@ impl Directory {
         let member = self.member();
         Real.sync_dir(&member).map_err(cannot("sync", &member))?;
         let name = self.root.join("member");
-        let renamed = self
-            .publish_log()
+        let log = self.publish_log()?;
+        let renamed = log
+            .map_or(Ok(()), sync_parent)
             .and_then(|()| Real.rename(&member, &name).map_err(cannot("rename", &member)));
         if let Err(failure) = renamed {
-            if let Some(wal) = self.log.elsewhere() {
-                // It was not there before, and it is this one's.
-                let _ = fs::remove_dir_all(wal);
+            if let Some(log) = log {
+                let _ = fs::remove_dir_all(log);
             }
             return Err(failure);
         }
@@ -143,12 +143,13 @@ impl Directory {
 }
 
 impl Directory {
-    /// Gives a log elsewhere its name.
-    fn publish_log(&self) -> Outcome {
-        let Some(wal) = self.log.elsewhere() else { return Ok(()) };
+    /// Gives a log elsewhere its name, under which it is this one's. What is there after a failure
+    /// is somebody else's.
+    fn publish_log(&self) -> Outcome<Option<&Path>> {
+        let Some(wal) = self.log.elsewhere() else { return Ok(None) };
         let made = self.wal();
         Real.rename(&made, wal).map_err(cannot("rename", &made))?;
-        sync_parent(wal)
+        Ok(Some(wal))
     }
 }
 
@@ -173,4 +174,38 @@ fn sync_parent(path: &Path) -> Outcome {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     Real.sync_dir(parent).map_err(cannot("sync", parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_of_somebody_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, wal) = (dir.path().join("data"), dir.path().join("log"));
+        let directory = Directory::begin(&root, &wal).unwrap();
+        let made = directory.wal();
+        fs::create_dir(&made).unwrap();
+        // It comes after it was looked for.
+        fs::create_dir(&wal).unwrap();
+        fs::write(wal.join("0.wal"), "theirs").unwrap();
+        let told = directory.publish().unwrap_err().text;
+        assert!(told.contains("cannot rename"), "{told}");
+        assert_eq!(fs::read(wal.join("0.wal")).unwrap(), b"theirs");
+        assert!(!root.exists() && !made.exists());
+    }
+
+    #[test]
+    fn a_log_of_ours_goes_with_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, wal) = (dir.path().join("data"), dir.path().join("log"));
+        let directory = Directory::begin(&root, &wal).unwrap();
+        fs::create_dir(directory.wal()).unwrap();
+        fs::create_dir(root.join("member")).unwrap();
+        fs::write(root.join("member/db"), "theirs").unwrap();
+        directory.publish().unwrap_err();
+        assert!(!wal.exists());
+        assert_eq!(fs::read(root.join("member/db")).unwrap(), b"theirs");
+    }
 }

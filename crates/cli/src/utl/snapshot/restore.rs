@@ -6,7 +6,8 @@
 //! ```
 //!
 //! *Invariants.*
-//! 1. The snapshot file is only read. A failure leaves nothing behind.
+//! 1. The snapshot file is only read, while nobody writes it, and once: what is judged and changed
+//!    is the copy. A failure leaves nothing behind.
 //! 2. Every member that is restored with the same flags (but for its name) writes the same log.
 //! 3. `index of the .snap file = snapshot record = consistent index = number of members`.
 //!
@@ -39,7 +40,7 @@ use crate::command::{Call, Command, Flag, Kind, Running};
 use crate::failure::{self, Failure, Outcome};
 use crate::go;
 use crate::utl::fail;
-use crate::utl::files::{damage, open_to_read, path};
+use crate::utl::files::{damage, lock_to_read, open_copy, path};
 use crate::utl::log::{Field, info};
 
 const LONG: &str = "\
@@ -202,7 +203,7 @@ impl Restore<'_> {
         );
     }
 
-    /// Opens the snapshot file, which must be long enough for a digest.
+    /// Opens the snapshot file, which must be long enough for a digest, and keeps writers out.
     fn open_source(&self) -> Outcome<File> {
         let shown = self.file.display();
         let doing = |action: &str, error: &std::io::Error| {
@@ -217,6 +218,7 @@ impl Restore<'_> {
             return Err(fail(format!("seek {shown}: invalid argument")));
         }
         file.seek(SeekFrom::Start(0)).map_err(|error| doing("seek", &error))?;
+        lock_to_read(self.call, &file, &self.file)?;
         Ok(file)
     }
 
@@ -261,8 +263,8 @@ impl Restore<'_> {
 
     /// Makes the copied database that of a new cluster, by one commit.
     fn change_database(&self, path: &Path, bump: u64) -> Outcome {
-        // Damage is told of the file that has it, which is not the copy.
-        let view = open_to_read(self.call, &self.file)?;
+        // Damage is told of the file that it came from.
+        let view = open_copy(path, &self.file)?;
         if self.call.values.bool("skip-hash-check") {
             // No digest speaks for the rows.
             status(&view, &self.file)?;

@@ -204,6 +204,31 @@ fn a_snapshot_is_not_taken_from_a_database_in_use() {
     call(&[&line[..], &["--data-dir", text(&new)]].concat()).unwrap();
 }
 
+#[test]
+fn a_source_that_is_written_is_not_copied_until_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = snapshot(&database(&Faulty::new(0), Path::new("/db")), dir.path());
+    let whole = std::fs::read(&file).unwrap();
+    let mut half = whole.clone();
+    half[5 * 4096 + 16] ^= 0x40;
+    std::fs::write(&file, half).unwrap();
+    let writer = std::fs::File::options().write(true).open(&file).unwrap();
+    writer.lock().unwrap();
+    let new = dir.path().join("new");
+    let line = ["snapshot", "restore", text(&file), "--data-dir", text(&new)];
+    let told = refused(&[&line[..], &["--timeout=1ms"]].concat());
+    assert!(told.ends_with("the database is in use by another process"), "{told}");
+    assert!(!new.exists());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::fs::write(&file, &whole).unwrap();
+            drop(writer);
+        });
+        call(&line).unwrap();
+    });
+}
+
 /// Damage is told in one line, or does not matter; the file stays as it is.
 #[test]
 fn damaged_snapshots_are_refused_or_read() {
