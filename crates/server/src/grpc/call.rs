@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base::MemberId;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use net::PeerAddress;
 use node::requests::Rejected;
 use proto::Shaped;
@@ -18,6 +18,9 @@ use crate::api::Api;
 /// The number of code Canceled.
 const CANCELED: usize = 1;
 
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+
 /// A call under way. When it is dropped unfinished, its client is gone.
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
@@ -25,7 +28,6 @@ pub(crate) struct Call {
     peer: PeerAddress,
     headers: HeaderMap,
     request_bytes: usize,
-    answer_bytes: usize,
     is_counted: bool,
     is_heard_out: bool,
     pub(super) began: Instant,
@@ -44,7 +46,6 @@ impl Call {
             peer,
             headers,
             request_bytes: 0,
-            answer_bytes: 0,
             is_counted: false,
             is_heard_out: false,
             began: Instant::now(),
@@ -75,10 +76,10 @@ impl Call {
         if self.request_bytes > 0 {
             metrics.method(self.method).received.increment();
         }
-        if !is_for_learners && self.api.member.status().is_learner {
+        if !is_for_learners && self.api.member.is_learner() {
             return Err(Rejected::NotSupportedForLearner.into());
         }
-        let version = match self.headers.get("client-api-version") {
+        let version = match self.headers.get(CLIENT_API_VERSION) {
             Some(version) => std::str::from_utf8(version.as_bytes())
                 .map_err(|_| Rejected::InvalidClientApiVersion)?,
             None => "unknown",
@@ -92,7 +93,7 @@ impl Call {
 
     /// Whether the client asks for an error instead of silence when there is no leader.
     pub(super) fn wants_leader(&self) -> bool {
-        self.headers.get("hasleader").is_some_and(|value| value == "true")
+        self.headers.get(HAS_LEADER).is_some_and(|value| value == "true")
     }
 
     fn has_leader(&self) -> bool {
@@ -136,7 +137,6 @@ impl Call {
 
     /// Notes several messages to the client.
     pub(super) fn sent_many(&mut self, count: u64, bytes: usize) {
-        self.answer_bytes += bytes;
         self.api.metrics.sent_bytes.add(bytes as u64);
         self.api.metrics.method(self.method).sent.add(count);
     }

@@ -177,6 +177,7 @@ fn pump(
     let mut leader = MemberId::NONE;
     let mut heartbeats = Heartbeats::new(out.heartbeat);
     let mut disk_stalls = 0;
+    let mut shown = None;
     let mut is_stopped = false;
     node.handle(Input::Tick { now: clock.now() });
     while !is_stopped {
@@ -188,8 +189,10 @@ fn pump(
             // Before anything is sent to a new member, which could then answer writes, too; and
             // before anybody is answered, who may then ask for the index of that very write.
             let status = node.status();
-            links.is_alone.store(status.is_alone, Ordering::Release);
-            *links.status.lock() = status;
+            if shown != Some(status) {
+                links.show(status);
+                shown = Some(status);
+            }
             let (late, exceeded) = heartbeats.leave(&effects.send, clock.now());
             if late > 0 {
                 observer.heartbeats_late(late, exceeded);
@@ -197,9 +200,10 @@ fn pump(
             is_stopped |= dispatch(effects, links, lanes, out, clock);
         }
         let status = node.status();
-        links.term.store(status.term.get(), Ordering::Relaxed);
-        links.is_alone.store(status.is_alone, Ordering::Release);
-        *links.status.lock() = status;
+        if shown != Some(status) {
+            links.show(status);
+            shown = Some(status);
+        }
         if status.leader != leader {
             leader = status.leader;
             heartbeats.forget();
@@ -403,8 +407,11 @@ impl Apply {
     }
 
     fn sweep_if_due(&mut self, links: &Links) -> Result<(), Fatal> {
+        if self.sweeping.is_none() && !self.worker.is_sweeping() {
+            return Ok(());
+        }
         let now = self.clock.now();
-        if self.sweeping.is_none() && self.worker.is_sweeping() {
+        if self.sweeping.is_none() {
             let revision = self.answers.shared.view().compact_revision();
             self.sweeping = Some(Sweep { revision, begun: now, next: now });
         }
