@@ -36,6 +36,7 @@ mod metrics;
 mod notify;
 mod observer;
 mod peer_port;
+mod percent;
 mod plan;
 mod run;
 mod tls;
