@@ -111,32 +111,13 @@ pub(super) fn spawn(
     let node = Node::new(node, started, ids, Box::new(shared))?;
 
     let mut threads = Vec::new();
-    let mut start = |name: &str, run: Box<dyn FnOnce() -> Result<(), Fatal> + Send>| {
-        let links = Arc::clone(links);
-        let lanes = Arc::clone(&lanes);
-        let body = move || {
-            if let Err(error) = run() {
-                // The first line counts: what fails after it is a consequence.
-                links.fatal.send_if_modified(|line| {
-                    let is_first = line.is_none();
-                    if is_first {
-                        *line = Some(error.to_string());
-                    }
-                    is_first
-                });
-                links.is_alone.store(false, Ordering::Release);
-                lanes.close();
-                links.inbox.close();
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
-        let path = config.dir.root().to_owned();
-        let thread = thread.map_err(|source: io::Error| StartError::Directory {
-            path,
+    let mut start = |name: &str, run: Run| {
+        let thread = start(name, run, Arc::clone(links), Arc::clone(&lanes));
+        threads.push(thread.map_err(|source| StartError::Directory {
+            path: config.dir.root().to_owned(),
             action: "start the member's threads for",
             source,
-        })?;
-        threads.push(thread);
+        })?);
         Ok::<(), StartError>(())
     };
 
@@ -155,6 +136,29 @@ pub(super) fn spawn(
     let out = Out { member, heartbeat, outlet, handoff };
     start("pump", Box::new(move || pump(node, &of, &ol, &out, &*clock, &*observer)))?;
     Ok(threads)
+}
+
+/// What a thread does until it ends.
+type Run = Box<dyn FnOnce() -> Result<(), Fatal> + Send>;
+
+/// Starts one thread; an error in which it ends is told, and ends the others.
+fn start(name: &str, run: Run, links: Arc<Links>, lanes: Arc<Lanes>) -> io::Result<JoinHandle<()>> {
+    let body = move || {
+        if let Err(error) = run() {
+            // The first line counts: what fails after it is a consequence.
+            links.fatal.send_if_modified(|line| {
+                let is_first = line.is_none();
+                if is_first {
+                    *line = Some(error.to_string());
+                }
+                is_first
+            });
+            links.is_alone.store(false, Ordering::Release);
+            lanes.close();
+            links.inbox.close();
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
 /// Where the pump sends what is for other members.
