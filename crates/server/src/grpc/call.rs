@@ -1,7 +1,7 @@
 //! One call: who made it, what all calls are checked for, and its place in the metrics.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::MemberId;
 use bytes::Bytes;
@@ -13,15 +13,17 @@ use proto::Shaped;
 use super::method::{Kind, Method};
 use super::status::Status;
 use super::wire::decode;
+use super::{early, stats};
 use crate::api::Api;
 
-/// The number of code Canceled.
+/// The numbers of codes Canceled and DeadlineExceeded.
 const CANCELED: usize = 1;
+const DEADLINE_EXCEEDED: usize = 4;
 
 const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 
-/// A call under way. When it is dropped unfinished, its client is gone.
+/// A call under way. When it is dropped unfinished, its client is gone, or its time is over.
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
     pub(crate) method: Method,
@@ -149,6 +151,11 @@ impl Call {
         }
     }
 
+    /// The time that the client gives.
+    fn timeout(&self) -> Option<Duration> {
+        early::parse(self.headers.get(early::GRPC_TIMEOUT)?.as_bytes()).ok()
+    }
+
     /// Who made it.
     pub(super) fn peer(&self) -> &PeerAddress {
         &self.peer
@@ -157,6 +164,16 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.finish(CANCELED);
+        if !self.is_counted {
+            return;
+        }
+        let took = self.began.elapsed();
+        if self.method.info().kind == Kind::Unary {
+            stats::tell_abandoned(self, took);
+        }
+        // Which of the two it is depends, in etcd too, on who is faster: the client that goes when
+        // its time is over, or this member that looks at the same time.
+        let is_late = self.timeout().is_some_and(|timeout| took >= timeout);
+        self.finish(if is_late { DEADLINE_EXCEEDED } else { CANCELED });
     }
 }

@@ -11,7 +11,7 @@ use super::body::Body;
 use super::status::Status;
 
 const BASE: &str = "application/grpc";
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Digits of a timeout.
 const TIMEOUT_DIGITS_MAX: usize = 8;
 
