@@ -38,6 +38,7 @@ mod metrics;
 mod notify;
 mod observer;
 mod peer_port;
+mod percent;
 mod plan;
 mod run;
 mod tls;

@@ -130,13 +130,6 @@ pub struct Method {
     pub is_server_stream: bool,
 }
 
-impl Method {
-    /// The method of a gRPC path, if it is served as JSON.
-    pub fn find(path: &str) -> Option<&'static Self> {
-        METHODS.iter().find(|method| method.path == path)
-    }
-}
-
 #[rustfmt::skip]
 mod table {
     use super::{Enum, Field, Kind, Message, Method};

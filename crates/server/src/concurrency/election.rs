@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
     ProclaimResponse, ResignRequest, ResignResponse,
 };
 
-use super::line::{Line, Place, Taken};
+use super::line::{Leaving, Line, Place, Taken};
 use super::{lease, refused};
 use crate::api::Api;
 use crate::grpc::Status;
@@ -22,15 +23,27 @@ pub(crate) async fn campaign(
     request: CampaignRequest,
 ) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease: brought, value } = request;
+    // What waits does not keep the request, of which its fields are slices.
+    let name = Bytes::copy_from_slice(&name);
     let lease = lease(api, brought).await?;
     let taken = Place::take(api, Line::of(&name), lease, value.clone()).await?;
+    let mut leaving = Leaving::guard(api, &taken);
     let Taken { place, header, before } = taken;
-    if before.is_some_and(|before| before != value)
-        && !place.put(api, lease, value).await?.succeeded
-    {
-        return Err(refused(NOT_LEADER));
+    if before.is_some_and(|before| before != value) {
+        match place.put(api, lease, value).await {
+            Ok(answer) if answer.succeeded => {}
+            // The key is another's, or gone.
+            Ok(_) => return Err(refused(NOT_LEADER)),
+            Err(status) => {
+                leaving.leave();
+                return Err(status);
+            }
+        }
+    } else {
+        drop(value);
     }
-    place.reach_front(api).await?;
+    place.reach_front(api, &mut leaving).await?;
+    leaving.stay();
     let leader = LeaderKey { name, key: place.key, rev: place.created, lease };
     Ok(CampaignResponse { header, leader: Some(leader) })
 }
@@ -72,8 +85,7 @@ pub(crate) async fn leader(
     request: LeaderRequest,
 ) -> Result<LeaderResponse, Status> {
     api.read_index().await?;
-    let view = api.store.view();
-    let first = Line::of(&request.name).first(&view)?;
+    let (view, first) = Line::of(&request.name).first(api).await?;
     let kv = Some(first.ok_or_else(|| refused(NO_LEADER))?);
     Ok(LeaderResponse { header: Some(api.member.header(view.revision())), kv })
 }

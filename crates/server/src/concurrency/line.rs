@@ -3,9 +3,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use base::WatchId;
 use bytes::Bytes;
+use node::requests::Rejected;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request;
@@ -16,10 +18,18 @@ use proto::etcdserverpb::{
 };
 use proto::mvccpb::KeyValue;
 use store::View;
-use store::watch::{Filter, Queue, SubscriptionId, Watched};
+use store::watch::{Filter, SubscriptionId, Watched};
 
 use crate::api::{Api, Phase};
 use crate::grpc::{self, Status};
+
+/// How often the removal of a key is tried whose owner is gone, and the time between: together
+/// about as long as an election lasts.
+const LEAVE_TRIES_MAX: usize = 10;
+const LEAVE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a subscription is tried while writes come between, before the line is looked at again.
+const SUBSCRIBE_TRIES_MAX: usize = 16;
 
 /// The keys of everyone who wants the same.
 #[derive(Debug, Clone)]
@@ -43,14 +53,26 @@ impl Line {
         [&self.prefix[..], lease.as_bytes()].concat().into()
     }
 
-    /// The oldest key: whoever holds the lock, or leads.
-    pub(super) fn first(&self, view: &View) -> Result<Option<KeyValue>, Status> {
-        one(view, &self.request(SortOrder::Ascend, 0))
+    /// The oldest key: whoever holds the lock, or leads. With the view in which it is that. A line
+    /// may be long: it is looked at where no other connection waits.
+    pub(super) async fn first(
+        &self,
+        api: &Arc<Api>,
+    ) -> Result<(Arc<View>, Option<KeyValue>), Status> {
+        let (reading, request) = (Arc::clone(api), self.request(SortOrder::Ascend, 0));
+        let look = move || {
+            let view = reading.store.view();
+            let first = one(&view, &request)?;
+            Ok((view, first))
+        };
+        grpc::blocking(look).await?
     }
 
     /// The newest key that was created before a revision.
-    fn last_before(&self, view: &View, created: i64) -> Result<Option<KeyValue>, Status> {
-        one(view, &self.request(SortOrder::Descend, created - 1))
+    fn last_before(&self, view: &View, created: i64) -> Result<Option<Ahead>, Status> {
+        let keys_only = true;
+        let request = RangeRequest { keys_only, ..self.request(SortOrder::Descend, created - 1) };
+        Ok(one(view, &request)?.map(Ahead::of))
     }
 
     fn request(&self, order: SortOrder, max_create_revision: i64) -> RangeRequest {
@@ -74,9 +96,25 @@ fn one(view: &View, request: &RangeRequest) -> Result<Option<KeyValue>, Status> 
     found.map(|row| grpc::wire::decode(&row)).transpose()
 }
 
+/// Somebody's key, without its value: whoever waits for it keeps this for as long.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    key: Bytes,
+    created: i64,
+}
+
+impl Ahead {
+    fn of(row: KeyValue) -> Self {
+        // Copied: the key is a slice of the row.
+        Self { key: Bytes::copy_from_slice(&row.key), created: row.create_revision }
+    }
+}
+
 /// One key, as it is in a view.
-pub(super) fn get(view: &View, key: &Bytes) -> Result<Option<KeyValue>, Status> {
-    one(view, &RangeRequest { key: key.clone(), serializable: true, ..RangeRequest::default() })
+pub(super) fn get(view: &View, key: &Bytes) -> Result<Option<Ahead>, Status> {
+    let (key, serializable, keys_only) = (key.clone(), true, true);
+    let request = RangeRequest { key, serializable, keys_only, ..RangeRequest::default() };
+    Ok(one(view, &request)?.map(Ahead::of))
 }
 
 /// A key in a line, and when it was created.
@@ -165,12 +203,17 @@ impl Place {
         self.change(api, Request::RequestDeleteRange(delete)).await
     }
 
-    /// Waits until all older keys are gone. Whether there were any.
+    /// Waits until all older keys are gone. Whether there were any. `leaving` guards the place; who
+    /// must wait gives it up when it does not wait to the end, even one that it had already.
     ///
     /// What is read may be old, as long as the own key is in it: older keys only become fewer.
-    pub(super) async fn reach_front(&self, api: &Arc<Api>) -> Result<bool, Status> {
+    pub(super) async fn reach_front(
+        &self,
+        api: &Arc<Api>,
+        leaving: &mut Leaving,
+    ) -> Result<bool, Status> {
         let Some(first) = self.ahead(api).await? else { return Ok(false) };
-        let leaving = Leaving::new(api, self);
+        leaving.is_armed = true;
         let _waiter = api.waiting.enter()?;
         let mut phase = api.phase.clone();
         let all_gone = async {
@@ -184,44 +227,65 @@ impl Place {
         tokio::select! {
             gone = all_gone => gone?,
             _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {
-                return Err(node::requests::Rejected::Stopped.into());
+                return Err(Rejected::Stopped.into());
             }
         }
-        leaving.stay();
         Ok(true)
     }
 
     /// Who is next ahead. A line may be long: it is looked at where no other connection waits.
-    async fn ahead(&self, api: &Arc<Api>) -> Result<Option<KeyValue>, Status> {
+    async fn ahead(&self, api: &Arc<Api>) -> Result<Option<Ahead>, Status> {
         let (reading, place) = (Arc::clone(api), self.clone());
         grpc::blocking(move || place.line.last_before(&reading.store.view(), place.created)).await?
     }
 }
 
-/// Removes a key when its owner does not wait to the end.
-struct Leaving {
-    who: Option<(Arc<Api>, Place)>,
+/// Removes a key when its owner is not told that it has it.
+pub(super) struct Leaving {
+    api: Arc<Api>,
+    place: Place,
+    is_armed: bool,
 }
 
 impl Leaving {
-    fn new(api: &Arc<Api>, place: &Place) -> Self {
-        Self { who: Some((Arc::clone(api), place.clone())) }
+    /// Guards a place that was just taken. One that was there before is not the call's to remove:
+    /// the owner may hold what it asks for again.
+    pub(super) fn guard(api: &Arc<Api>, taken: &Taken) -> Self {
+        let is_armed = taken.before.is_none();
+        Self { api: Arc::clone(api), place: taken.place.clone(), is_armed }
     }
 
-    fn stay(mut self) {
-        self.who = None;
+    /// The owner is told now.
+    pub(super) fn stay(mut self) {
+        self.is_armed = false;
+    }
+
+    /// The owner is told that it has nothing.
+    pub(super) fn leave(mut self) {
+        self.is_armed = true;
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let Some((api, place)) = self.who.take() else { return };
+        if !self.is_armed {
+            return;
+        }
         // Without a runtime the process ends; the lease will remove the key.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // What fails now is for the lease to mend, too.
-                drop(place.leave(&api).await);
-            });
+            runtime.spawn(leave(Arc::clone(&self.api), self.place.clone()));
+        }
+    }
+}
+
+/// Removes a key whose owner is gone. What fails to the end is for the lease to mend.
+async fn leave(api: Arc<Api>, place: Place) {
+    for _ in 0..LEAVE_TRIES_MAX {
+        match place.leave(&api).await {
+            Ok(_) => return,
+            Err(status) if status == Rejected::Stopped.into() => return,
+            // It is removed only as long as it is the same: another try does no harm.
+            Err(_) => tokio::time::sleep(LEAVE_PAUSE).await,
         }
     }
 }
@@ -235,30 +299,36 @@ struct Subscription<'a> {
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         self.api.store.hub().unsubscribe(self.id);
+        self.api.metrics.watchers_ended.increment();
     }
 }
 
 /// Waits until a key is deleted, or until it is worth looking again.
-async fn deletion(api: &Api, row: &KeyValue) -> Result<(), Status> {
+async fn deletion(api: &Api, ahead: &Ahead) -> Result<(), Status> {
     let watched = Watched {
-        key: row.key.clone(),
+        key: ahead.key.clone(),
         range_end: Bytes::new(),
         filter: Filter { no_put: true, no_delete: false },
         prev_kv: false,
     };
-    let queue = Arc::new(Queue::default());
-    let id = loop {
+    let queue = api.store.hub().queue();
+    let mut subscribed = None;
+    for _ in 0..SUBSCRIBE_TRIES_MAX {
         let from = api.store.revision().next();
         // It fails when a write came between; then the next revision is asked for.
-        if let Ok(id) = api.store.hub().subscribe(&queue, WatchId(0), &watched, from) {
-            break id;
+        subscribed = api.store.hub().subscribe(&queue, WatchId(0), &watched, from).ok();
+        if subscribed.is_some() {
+            break;
         }
         tokio::task::yield_now().await;
-    };
+    }
+    let Some(id) = subscribed else { return Ok(()) };
+    // The metrics count it like every other watcher, as the hub does.
+    api.metrics.watchers.increment();
     let _subscription = Subscription { api, id };
     // It may have gone before the subscription.
-    let now = get(&api.store.view(), &row.key)?;
-    if now.is_none_or(|now| now.create_revision != row.create_revision) {
+    let now = get(&api.store.view(), &ahead.key)?;
+    if now.is_none_or(|now| now.created != ahead.created) {
         return Ok(());
     }
     poll_fn(|context| {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proto::etcdserverpb::DeleteRangeRequest;
 use proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 
-use super::line::{self, Line, Place, Taken};
+use super::line::{self, Leaving, Line, Place, Taken};
 use super::{lease, refused};
 use crate::api::Api;
 use crate::grpc::{self, Status};
@@ -18,14 +18,21 @@ const EXPIRED: &str = "mutex: session is expired";
 pub(crate) async fn lock(api: &Arc<Api>, request: LockRequest) -> Result<LockResponse, Status> {
     let lease = lease(api, request.lease).await?;
     let line = Line::of(&request.name);
-    let Taken { place, header, .. } = Place::take(api, line, lease, Bytes::new()).await?;
-    if !place.reach_front(api).await? {
+    // What waits does not keep the request.
+    drop(request);
+    let taken = Place::take(api, line, lease, Bytes::new()).await?;
+    let mut leaving = Leaving::guard(api, &taken);
+    let Taken { place, header, .. } = taken;
+    if !place.reach_front(api, &mut leaving).await? {
+        leaving.stay();
         return Ok(LockResponse { header, key: place.key });
     }
     // Meanwhile the lease may have ended, which another member may know first.
     api.read_index().await?;
     let view = api.store.view();
-    if line::get(&view, &place.key)?.is_none() {
+    let own = line::get(&view, &place.key)?;
+    leaving.stay();
+    if own.is_none() {
         return Err(refused(EXPIRED));
     }
     Ok(LockResponse { header: Some(api.member.header(view.revision())), key: place.key })

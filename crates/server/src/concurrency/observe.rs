@@ -26,6 +26,7 @@ use super::line::Line;
 use super::refused;
 use crate::api::Api;
 use crate::grpc::{self, Status};
+use crate::metrics::Metrics;
 
 /// What the observer is told when it cannot be told everything any more.
 const CLOSED: &str = "election: observe closed early";
@@ -33,6 +34,7 @@ const CLOSED: &str = "election: observe closed early";
 /// A watch of some keys from a revision on, event by event.
 struct Feed {
     session: Session,
+    metrics: Arc<Metrics>,
     /// Each with the revision that its answer tells.
     events: VecDeque<(Event, Revision)>,
 }
@@ -46,7 +48,9 @@ impl Feed {
             WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() };
         let request_union = Some(RequestUnion::CreateRequest(create));
         session.handle(WatchRequest { request_union });
-        Self { session, events: VecDeque::new() }
+        let metrics = Arc::clone(&api.metrics);
+        metrics.watchers.increment();
+        Self { session, metrics, events: VecDeque::new() }
     }
 
     async fn next(&mut self) -> Result<(Event, Revision), Status> {
@@ -78,6 +82,12 @@ impl Feed {
     }
 }
 
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.metrics.watchers_ended.increment();
+    }
+}
+
 enum State {
     Looking,
     /// Nobody leads.
@@ -104,9 +114,9 @@ impl Observer {
             match &mut self.state {
                 State::Looking => {
                     self.api.read_index().await.map_err(|_| refused(CLOSED))?;
-                    let view = self.api.store.view();
+                    let (view, first) = self.line.first(&self.api).await?;
                     let next = view.revision().next();
-                    if let Some(leader) = self.line.first(&view)? {
+                    if let Some(leader) = first {
                         let told = view.revision();
                         return Ok(self.follow(leader, told, next));
                     }

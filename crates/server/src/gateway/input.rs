@@ -40,7 +40,7 @@ impl Input {
         }
     }
 
-    /// Reads to the end, or until it is too long, and throws away.
+    /// Reads to the end, for [`BODY_TIME_MAX`] at most, and throws away.
     pub(super) async fn drain(&mut self) {
         let reading = async { while let Ok(Some(_)) = self.next().await {} };
         let _late = timeout(BODY_TIME_MAX, reading).await;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 
 use crate::grpc::Body;
+use crate::percent;
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
@@ -27,7 +28,7 @@ pub(super) fn target(uri: &Uri) -> Option<Target> {
         None => given.to_owned(),
     };
     let clean = clean(&renamed);
-    let path = unescape(&clean)?;
+    let path = percent::decode_valid(&clean)?;
     let is_root = path == "/v3";
     if !is_root && !path.starts_with("/v3/") {
         return None;
@@ -52,24 +53,6 @@ fn clean(path: &str) -> String {
     }
     let is_directory = path.ends_with('/') && !parts.is_empty();
     format!("/{}{}", parts.join("/"), if is_directory { "/" } else { "" })
-}
-
-fn unescape(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return Some(path.to_owned());
-    }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Sends a client elsewhere.
@@ -116,6 +99,7 @@ mod tests {
             ("/v3beta", None),
             ("/v3alpha/kv/range", None),
             ("/v3/%zz", None),
+            ("/v3/%+f", None),
             ("/version", None),
             ("/", None),
         ] {

@@ -1,11 +1,11 @@
 //! One call: who made it, what all calls are checked for, and its place in the metrics.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::MemberId;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use net::PeerAddress;
 use node::requests::Rejected;
 use proto::Shaped;
@@ -13,19 +13,23 @@ use proto::Shaped;
 use super::method::{Kind, Method};
 use super::status::Status;
 use super::wire::decode;
+use super::{early, stats};
 use crate::api::Api;
 
-/// The number of code Canceled.
+/// The numbers of codes Canceled and DeadlineExceeded.
 const CANCELED: usize = 1;
+const DEADLINE_EXCEEDED: usize = 4;
 
-/// A call under way. When it is dropped unfinished, its client is gone.
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+
+/// A call under way. When it is dropped unfinished, its client is gone, or its time is over.
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
     pub(crate) method: Method,
     peer: PeerAddress,
     headers: HeaderMap,
     request_bytes: usize,
-    answer_bytes: usize,
     is_counted: bool,
     is_heard_out: bool,
     pub(super) began: Instant,
@@ -44,7 +48,6 @@ impl Call {
             peer,
             headers,
             request_bytes: 0,
-            answer_bytes: 0,
             is_counted: false,
             is_heard_out: false,
             began: Instant::now(),
@@ -75,10 +78,10 @@ impl Call {
         if self.request_bytes > 0 {
             metrics.method(self.method).received.increment();
         }
-        if !is_for_learners && self.api.member.status().is_learner {
+        if !is_for_learners && self.api.member.is_learner() {
             return Err(Rejected::NotSupportedForLearner.into());
         }
-        let version = match self.headers.get("client-api-version") {
+        let version = match self.headers.get(CLIENT_API_VERSION) {
             Some(version) => std::str::from_utf8(version.as_bytes())
                 .map_err(|_| Rejected::InvalidClientApiVersion)?,
             None => "unknown",
@@ -92,7 +95,7 @@ impl Call {
 
     /// Whether the client asks for an error instead of silence when there is no leader.
     pub(super) fn wants_leader(&self) -> bool {
-        self.headers.get("hasleader").is_some_and(|value| value == "true")
+        self.headers.get(HAS_LEADER).is_some_and(|value| value == "true")
     }
 
     fn has_leader(&self) -> bool {
@@ -136,7 +139,6 @@ impl Call {
 
     /// Notes several messages to the client.
     pub(super) fn sent_many(&mut self, count: u64, bytes: usize) {
-        self.answer_bytes += bytes;
         self.api.metrics.sent_bytes.add(bytes as u64);
         self.api.metrics.method(self.method).sent.add(count);
     }
@@ -149,6 +151,11 @@ impl Call {
         }
     }
 
+    /// The time that the client gives.
+    fn timeout(&self) -> Option<Duration> {
+        early::parse(self.headers.get(early::GRPC_TIMEOUT)?.as_bytes()).ok()
+    }
+
     /// Who made it.
     pub(super) fn peer(&self) -> &PeerAddress {
         &self.peer
@@ -157,6 +164,16 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.finish(CANCELED);
+        if !self.is_counted {
+            return;
+        }
+        let took = self.began.elapsed();
+        if self.method.info().kind == Kind::Unary {
+            stats::tell_abandoned(self, took);
+        }
+        // Which of the two it is depends, in etcd too, on who is faster: the client that goes when
+        // its time is over, or this member that looks at the same time.
+        let is_late = self.timeout().is_some_and(|timeout| took >= timeout);
+        self.finish(if is_late { DEADLINE_EXCEEDED } else { CANCELED });
     }
 }

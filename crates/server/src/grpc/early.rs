@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
+};
 use node::requests::Code;
 
 use super::body::Body;
 use super::status::Status;
 
 const BASE: &str = "application/grpc";
+pub(super) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Digits of a timeout.
 const TIMEOUT_DIGITS_MAX: usize = 8;
 
@@ -29,7 +32,7 @@ pub(super) fn check(head: &Parts) -> Result<Head, Box<Response<Body>>> {
         let status = Status::new(Code::InvalidArgument, text);
         return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status));
     };
-    let timeout = match head.headers.get("grpc-timeout").map(|value| parse(value.as_bytes())) {
+    let timeout = match head.headers.get(GRPC_TIMEOUT).map(|value| parse(value.as_bytes())) {
         None => None,
         Some(Ok(timeout)) => Some(timeout),
         Some(Err(reason)) => {

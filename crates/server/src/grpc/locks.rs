@@ -38,6 +38,7 @@ pub(super) async fn answer(call: &mut Call, message: Bytes) -> Result<Reply, Sta
 pub(super) async fn observe(stream: &mut Stream, message: Bytes) -> Result<(), Status> {
     let request = wire::decode_streamed(&message)?;
     let mut observer = Observer::new(Arc::clone(&stream.call.api), &request);
+    drop((request, message));
     loop {
         let leader = tokio::select! {
             biased;

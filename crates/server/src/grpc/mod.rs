@@ -116,10 +116,14 @@ async fn unary(
     let (answer, course, message) = match messages.only().await {
         Ok(received) => {
             call.received(received.len());
-            // Shares the bytes: for those who ask afterwards what it was.
-            let message = received.clone();
+            // Shares the bytes: for those who ask afterwards what it was. Nobody asks that of the
+            // calls that wait for other clients, and they may wait for long.
+            let message = match call.method {
+                Method::Lock | Method::Campaign => Bytes::new(),
+                _ => received.clone(),
+            };
             let mut asked = pin!(course::follow(answer(&mut call, received, encoding)));
-            let answer = asked.as_mut().await;
+            let answer = asked.as_mut().await.and_then(Reply::within_bounds);
             (answer, asked.take_value().map_or_else(Course::default, Cell::into_inner), message)
         }
         Err(status) => (Err(status), Course::default(), Bytes::new()),
@@ -233,7 +237,8 @@ async fn streaming(
     };
     let (mut stream, items) = Stream::new(call, encoding);
     tokio::spawn(async move {
-        let message = request.clone();
+        // An observer waits for other clients, and may do so for long.
+        let message = if method == Method::Observe { Bytes::new() } else { request.clone() };
         let ended = match method {
             Method::Watch => watch::run(&mut stream, messages).await,
             Method::LeaseKeepAlive => lease::keep_alive(&mut stream, messages).await,

@@ -9,6 +9,7 @@ use proto::etcdserverpb::ResponseHeader;
 use tokio::sync::mpsc;
 
 use super::body::{Body, Item};
+use super::status::Status;
 use super::wire::{self, Encoding, PREFIX};
 
 /// Bytes of one piece; a longer row has a piece of its own.
@@ -59,16 +60,51 @@ impl Reply {
         }
     }
 
+    /// The answer, unless it is longer than gRPC's clients take a message at all.
+    pub(super) fn within_bounds(self) -> Result<Self, Status> {
+        match self.len() {
+            bytes if bytes > wire::SENT_BYTES_MAX => Err(wire::too_long(bytes)),
+            _ => Ok(self),
+        }
+    }
+
     pub(super) fn into_body(self, encoding: Encoding) -> Body {
         match (self, encoding) {
             (Self::Whole(bytes), Encoding::Identity) => Body::Message(bytes),
             (Self::Pieces(pieces), Encoding::Identity) => Body::Chunks(pieces),
-            (Self::Whole(bytes), Encoding::Gzip) => Body::Message(wire::compress([bytes].iter())),
-            (Self::Pieces(pieces), Encoding::Gzip) => Body::Message(wire::compress(pieces.iter())),
+            (Self::Whole(bytes), Encoding::Gzip) if bytes.len() <= PIECE_BYTES => {
+                Body::Message(wire::compress([bytes].iter()))
+            }
+            (Self::Whole(bytes), Encoding::Gzip) => compressed_beside([bytes].into()),
+            (Self::Pieces(pieces), Encoding::Gzip) => compressed_beside(pieces),
             // Long answers are only made for callers that do not want compression.
             (Self::Long { first, rest, .. }, _) => Body::Long(first, rest),
         }
     }
+}
+
+/// The body of a long message, which begins when it is compressed.
+fn compressed_beside(pieces: VecDeque<Bytes>) -> Body {
+    let (items, body) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let ended = match compress(pieces).await {
+            Ok(bytes) => items.send(Item::Message(bytes)).await.map(|()| Ok(())),
+            Err(status) => Ok(Err(status)),
+        };
+        // Fails when the client is gone.
+        if let Ok(ended) = ended {
+            drop(items.send(Item::End(ended)).await);
+        }
+    });
+    Body::Stream(body)
+}
+
+/// Compresses a framed message; one that is longer than a piece where no connection waits.
+pub(super) async fn compress(pieces: VecDeque<Bytes>) -> Result<Bytes, Status> {
+    if pieces.iter().map(Bytes::len).sum::<usize>() <= PIECE_BYTES {
+        return Ok(wire::compress(pieces.iter()));
+    }
+    super::blocking(move || wire::compress(pieces.iter())).await
 }
 
 /// The bytes that a row takes in a range's answer.
@@ -253,6 +289,7 @@ fn place(first: Bytes, head: &[u8]) -> (Bytes, Option<Bytes>) {
 
 #[cfg(test)]
 mod tests {
+    use node::requests::Code;
     use proto::etcdserverpb::{RangeResponse, RangeStreamResponse};
     use proto::mvccpb::KeyValue;
 
@@ -310,6 +347,31 @@ mod tests {
         let response = RangeResponse { header: Some(header), kvs, more: true, count: 8 };
         assert_eq!(bytes, response.encoded_len());
         assert_eq!(joined(Reply::Pieces(pieces)), wire::frame(&response));
+    }
+
+    #[test]
+    fn an_answer_that_no_client_takes_is_refused_before_it_begins() {
+        let of = |bytes| {
+            let (_, rest) = mpsc::channel(1);
+            Reply::Long { first: VecDeque::new(), rest, bytes }.within_bounds()
+        };
+        assert!(of((1 << 31) - 1).is_ok());
+        let refused = of(1 << 31).expect_err("too long");
+        assert_eq!(refused.code, Code::ResourceExhausted);
+        let text = "trying to send message larger than max (2147483648 vs. 2147483647)";
+        assert_eq!(refused.message, text);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn long_answers_are_compressed_as_short_ones_are() {
+        for size in [1, 2 * PIECE_BYTES] {
+            let message = kv(size);
+            let framed = wire::frame(&message);
+            let pieces = [framed.slice(..7), framed.slice(7..)].into();
+            let compressed = compress(pieces).await.expect("compressed");
+            let plain = wire::decompress(&compressed[PREFIX..], 4 * PIECE_BYTES).expect("valid");
+            assert_eq!(plain, framed[PREFIX..]);
+        }
     }
 
     #[test]

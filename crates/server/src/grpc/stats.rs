@@ -109,7 +109,7 @@ pub(super) fn tell(call: &Call, followed: Option<Box<Followed>>, finished: &Fini
         let request = slow::Request {
             path: call.method.info().path,
             remote: call.peer(),
-            message,
+            message: Some(message),
             answer: answer.map(|(counted, bytes)| (counted.map_or(-1, told), bytes)),
             succeeded: counted.is_some_and(|counted| counted.outcome != 0),
             took,
@@ -118,6 +118,23 @@ pub(super) fn tell(call: &Call, followed: Option<Box<Followed>>, finished: &Fini
         request.log(&call.api);
     }
     finish(followed, message, course, answer.as_ref().map(|_| ()));
+}
+
+/// Tells of a unary call that ends without an answer, because its client is gone or has no time
+/// left.
+pub(super) fn tell_abandoned(call: &Call, took: Duration) {
+    if slow::is_due(&call.api, took) {
+        let request = slow::Request {
+            path: call.method.info().path,
+            remote: call.peer(),
+            message: None,
+            answer: None,
+            succeeded: false,
+            took,
+            course: Course::default(),
+        };
+        request.log(&call.api);
+    }
 }
 
 /// Tells of a stream that has ended, where somebody wants to know. `message` is what was asked, if

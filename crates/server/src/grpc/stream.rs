@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::body::Item;
 use super::call::Call;
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use super::status::Status;
 use super::wire::{self, Encoding};
 use crate::api::Phase;
@@ -44,7 +44,7 @@ impl Stream {
         self.call.sent(framed.len() - wire::PREFIX);
         let framed = match self.encoding {
             Encoding::Identity => framed,
-            Encoding::Gzip => wire::compress([framed].iter()),
+            Encoding::Gzip => reply::compress([framed].into()).await?,
         };
         if framed.len() < ITEM_BYTES / 2 {
             self.gathered.extend_from_slice(&framed);
@@ -81,7 +81,7 @@ impl Stream {
             }
             Reply::Pieces(pieces) if self.encoding == Encoding::Gzip => {
                 self.call.sent(pieces.iter().map(Bytes::len).sum::<usize>() - wire::PREFIX);
-                let framed = wire::compress(pieces.iter());
+                let framed = reply::compress(pieces).await?;
                 self.send(Item::Message(framed)).await
             }
             Reply::Pieces(pieces) => {

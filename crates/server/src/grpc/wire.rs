@@ -26,6 +26,14 @@ use super::status::Status;
 /// Bytes in front of a message.
 pub(crate) const PREFIX: usize = 5;
 
+/// Bytes that a message to a client may have: what etcd tells gRPC's library, and the most that
+/// this library's clients can be told to take.
+pub(super) const SENT_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Fields of a wrong type that are left out of one message. No client sends even one, and each
+/// costs as much as a hundred good ones.
+const WRONG_FIELDS_MAX: usize = 1_024;
+
 /// The shortest beginning of a gzip stream.
 const GZIP_HEADER: usize = 10;
 
@@ -185,10 +193,12 @@ fn read<M: Shaped>(bytes: &Bytes) -> Option<M> {
 }
 
 /// Go's decoder takes a field whose wire type is wrong for an unknown one; prost refuses the
-/// message. So a refused message is read again, field by field, without those.
+/// message. So a refused message is read again, field by field, without those, unless there are
+/// more than [`WRONG_FIELDS_MAX`].
 fn read_by_field<M: Shaped>(bytes: &Bytes) -> Option<M> {
     let mut message = M::default();
     let mut rest = bytes.clone();
+    let mut wrong = 0;
     while rest.has_remaining() {
         let before = rest.clone();
         let (number, wire_type) = decode_key(&mut rest).ok()?;
@@ -201,9 +211,19 @@ fn read_by_field<M: Shaped>(bytes: &Bytes) -> Option<M> {
             if !(is_of_this_field && told.contains("invalid wire type")) {
                 return None;
             }
+            wrong += 1;
+            if wrong > WRONG_FIELDS_MAX {
+                return None;
+            }
         }
     }
     Some(message)
+}
+
+/// The refusal of an answer that is longer than [`SENT_BYTES_MAX`].
+pub(super) fn too_long(bytes: usize) -> Status {
+    let text = format!("trying to send message larger than max ({bytes} vs. {SENT_BYTES_MAX})");
+    Status::new(Code::ResourceExhausted, text)
 }
 
 /// A message with its prefix, in one allocation.
@@ -218,7 +238,7 @@ pub(crate) fn frame(message: &impl Message) -> Bytes {
 /// Writes what stands before a message.
 pub(crate) fn put_prefix(buffer: &mut impl BufMut, flag: u8, length: usize) {
     buffer.put_u8(flag);
-    // Answers are bounded far below 4 GiB; see `reply::ANSWER_BYTES_MAX`.
+    // Answers end at `SENT_BYTES_MAX`; what grows when it is compressed does so by little.
     buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
@@ -278,6 +298,17 @@ mod tests {
         for garbage in [&[0xff][..], &[0x0a], &[0x0a, 5, b'a'], &[0x0d, 1], &[0x00, 1], &[0x0b]] {
             assert!(key(garbage).is_err(), "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn wrong_fields_are_left_out_up_to_a_bound() {
+        let with = |wrong: usize| {
+            let mut bytes = [0x0d, 1, 2, 3, 4].repeat(wrong);
+            bytes.extend_from_slice(&[0x0a, 1, b'k']);
+            decode::<PutRequest>(&bytes.into()).map(|put| put.key)
+        };
+        assert_eq!(with(WRONG_FIELDS_MAX), Ok("k".into()));
+        assert!(with(WRONG_FIELDS_MAX + 1).is_err());
     }
 
     #[test]

@@ -6,13 +6,13 @@
 use std::fs;
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use node::Progress;
 use raft::{ProgressState, Role};
 
 use super::{JSON_UTF8, answer};
 use crate::api::Api;
-use crate::grpc::Body;
+use crate::grpc::{self, Body};
 use crate::metrics::process::Process;
 
 /// How long a leader may take to tell how far the others are.
@@ -23,13 +23,20 @@ pub(super) async fn variables(api: &Api) -> Response<Body> {
     let progress = asked.ok().and_then(Result::ok).flatten();
     let arguments: Vec<String> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let process = Process::now();
+    // The system's files are read where no other connection waits.
+    let read = || {
+        let process = Process::now();
+        (process.files_max, memory(process.resident_bytes))
+    };
+    let Ok((files_max, memory)) = grpc::blocking(read).await else {
+        return answer::error(StatusCode::SERVICE_UNAVAILABLE, "the server stops");
+    };
     let text = format!(
         "{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {},\n\"memstats\": {},\n\
          \"raft.status\": {}\n}}\n",
         serde_json::json!(arguments),
-        process.files_max,
-        memory(process.resident_bytes),
+        files_max,
+        memory,
         raft_status(api, progress.as_ref()),
     );
     answer::with_type(JSON_UTF8, text)

@@ -84,6 +84,7 @@ impl Links {
                 is_learner: false,
                 is_alone: false,
             }),
+            is_learner: AtomicBool::new(false),
             is_alone: AtomicBool::new(false),
             term: AtomicU64::new(opened.restored.term().get()),
             committed: Mutex::new(opened.database.view()),
@@ -128,6 +129,16 @@ struct Inner {
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
+impl Links {
+    /// Tells where the node stands.
+    fn show(&self, status: Status) {
+        self.term.store(status.term.get(), Ordering::Relaxed);
+        self.is_alone.store(status.is_alone, Ordering::Release);
+        self.is_learner.store(status.is_learner, Ordering::Relaxed);
+        *self.status.lock() = status;
+    }
+}
+
 /// What the threads and the handles share.
 struct Links {
     inbox: Inbox<Input>,
@@ -136,6 +147,8 @@ struct Links {
     tickets: Waiters<Result<(), Rejected>>,
     progress: Waiters<Option<Progress>>,
     status: Mutex<Status>,
+    /// Of the status, for every call.
+    is_learner: AtomicBool,
     term: AtomicU64,
     /// Reads need no index: see [`Status::is_alone`].
     is_alone: AtomicBool,
@@ -244,6 +257,11 @@ impl Member {
     /// Where the consensus stands.
     pub fn status(&self) -> Status {
         *self.0.links.status.lock()
+    }
+
+    /// Whether it has no vote.
+    pub fn is_learner(&self) -> bool {
+        self.0.links.is_learner.load(Ordering::Relaxed)
     }
 
     /// The header of an answer.
@@ -371,17 +389,16 @@ impl Member {
         let waiters = &self.0.links.conf_changes;
         let begun = Instant::now();
         let answer = waiters.wait(id.get());
-        let sent = self.send(Input::ProposeConfChange { id, change });
-        let result = match sent {
-            Err(refusal) => Err(refusal),
-            Ok(()) => match tokio::time::timeout(self.0.request_timeout, answer).await {
-                Ok(Ok(result)) => return result,
-                Ok(Err(_)) => Err(Rejected::Stopped),
-                Err(_) => Err(self.timeout(begun)),
-            },
-        };
-        waiters.forget(id.get());
-        result
+        let mut waiting = waiters.watch(id.get());
+        self.send(Input::ProposeConfChange { id, change })?;
+        match tokio::time::timeout(self.0.request_timeout, answer).await {
+            Ok(Ok(result)) => {
+                waiting.answered();
+                result
+            }
+            Ok(Err(_)) => Err(Rejected::Stopped),
+            Err(_) => Err(self.timeout(begun)),
+        }
     }
 
     /// Hands leadership to that member, and waits until it leads. Only the leader can.
@@ -395,14 +412,13 @@ impl Member {
     /// How far each member has come; `None` when this member does not lead.
     pub async fn progress(&self) -> Result<Option<Progress>, Rejected> {
         let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
-        let answer = self.0.links.progress.wait(ticket);
-        let sent = self.send(Input::Progress { ticket: Ticket(ticket) });
-        let progress = match sent {
-            Ok(()) => answer.await.map_err(|_| Rejected::Stopped),
-            Err(refusal) => Err(refusal),
-        };
-        self.0.links.progress.forget(ticket);
-        progress
+        let waiters = &self.0.links.progress;
+        let answer = waiters.wait(ticket);
+        let mut waiting = waiters.watch(ticket);
+        self.send(Input::Progress { ticket: Ticket(ticket) })?;
+        let progress = answer.await.map_err(|_| Rejected::Stopped)?;
+        waiting.answered();
+        Ok(progress)
     }
 
     /// How long ago the pump went round: long when the process was stopped for a while.
@@ -434,17 +450,16 @@ impl Member {
         let ticket = self.0.tickets.fetch_add(1, Ordering::Relaxed);
         let links = &self.0.links;
         let answer: oneshot::Receiver<_> = links.tickets.wait(ticket);
-        let sent = self.send(input(Ticket(ticket)));
-        let result = match sent {
-            Err(refusal) => Err(refusal),
-            Ok(()) => match tokio::time::timeout(self.0.request_timeout, answer).await {
-                Ok(Ok(result)) => return result,
-                Ok(Err(_)) => Err(Rejected::Stopped),
-                Err(_) => Err(Rejected::Timeout),
-            },
-        };
-        links.tickets.forget(ticket);
-        result
+        let mut waiting = links.tickets.watch(ticket);
+        self.send(input(Ticket(ticket)))?;
+        match tokio::time::timeout(self.0.request_timeout, answer).await {
+            Ok(Ok(result)) => {
+                waiting.answered();
+                result
+            }
+            Ok(Err(_)) => Err(Rejected::Stopped),
+            Err(_) => Err(Rejected::Timeout),
+        }
     }
 
     /// Waits until the published view is at least as new as the cluster was at the call.
@@ -512,10 +527,15 @@ impl Member {
         if let Some(transport) = &self.0.transport {
             transport.stop();
         }
-        for thread in self.0.threads.lock().drain(..) {
-            // A thread that panicked has said so already.
-            let _panicked = thread.join();
-        }
+        let threads = std::mem::take(&mut *self.0.threads.lock());
+        let join = move || {
+            for thread in threads {
+                // A thread that panicked has said so already.
+                let _panicked = thread.join();
+            }
+        };
+        // Only the end of the process keeps it from that.
+        let _ended = tokio::task::spawn_blocking(join).await;
     }
 
     /// The other members that answer, and since when; those that have for the longest time first.

@@ -111,32 +111,13 @@ pub(super) fn spawn(
     let node = Node::new(node, started, ids, Box::new(shared))?;
 
     let mut threads = Vec::new();
-    let mut start = |name: &str, run: Box<dyn FnOnce() -> Result<(), Fatal> + Send>| {
-        let links = Arc::clone(links);
-        let lanes = Arc::clone(&lanes);
-        let body = move || {
-            if let Err(error) = run() {
-                // The first line counts: what fails after it is a consequence.
-                links.fatal.send_if_modified(|line| {
-                    let is_first = line.is_none();
-                    if is_first {
-                        *line = Some(error.to_string());
-                    }
-                    is_first
-                });
-                links.is_alone.store(false, Ordering::Release);
-                lanes.close();
-                links.inbox.close();
-            }
-        };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body);
-        let path = config.dir.root().to_owned();
-        let thread = thread.map_err(|source: io::Error| StartError::Directory {
-            path,
+    let mut start = |name: &str, run: Run| {
+        let thread = start(name, run, Arc::clone(links), Arc::clone(&lanes));
+        threads.push(thread.map_err(|source| StartError::Directory {
+            path: config.dir.root().to_owned(),
             action: "start the member's threads for",
             source,
-        })?;
-        threads.push(thread);
+        })?);
         Ok::<(), StartError>(())
     };
 
@@ -155,6 +136,29 @@ pub(super) fn spawn(
     let out = Out { member, heartbeat, outlet, handoff };
     start("pump", Box::new(move || pump(node, &of, &ol, &out, &*clock, &*observer)))?;
     Ok(threads)
+}
+
+/// What a thread does until it ends.
+type Run = Box<dyn FnOnce() -> Result<(), Fatal> + Send>;
+
+/// Starts one thread; an error in which it ends is told, and ends the others.
+fn start(name: &str, run: Run, links: Arc<Links>, lanes: Arc<Lanes>) -> io::Result<JoinHandle<()>> {
+    let body = move || {
+        if let Err(error) = run() {
+            // The first line counts: what fails after it is a consequence.
+            links.fatal.send_if_modified(|line| {
+                let is_first = line.is_none();
+                if is_first {
+                    *line = Some(error.to_string());
+                }
+                is_first
+            });
+            links.is_alone.store(false, Ordering::Release);
+            lanes.close();
+            links.inbox.close();
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
 /// Where the pump sends what is for other members.
@@ -177,6 +181,7 @@ fn pump(
     let mut leader = MemberId::NONE;
     let mut heartbeats = Heartbeats::new(out.heartbeat);
     let mut disk_stalls = 0;
+    let mut shown = None;
     let mut is_stopped = false;
     node.handle(Input::Tick { now: clock.now() });
     while !is_stopped {
@@ -188,8 +193,10 @@ fn pump(
             // Before anything is sent to a new member, which could then answer writes, too; and
             // before anybody is answered, who may then ask for the index of that very write.
             let status = node.status();
-            links.is_alone.store(status.is_alone, Ordering::Release);
-            *links.status.lock() = status;
+            if shown != Some(status) {
+                links.show(status);
+                shown = Some(status);
+            }
             let (late, exceeded) = heartbeats.leave(&effects.send, clock.now());
             if late > 0 {
                 observer.heartbeats_late(late, exceeded);
@@ -197,9 +204,10 @@ fn pump(
             is_stopped |= dispatch(effects, links, lanes, out, clock);
         }
         let status = node.status();
-        links.term.store(status.term.get(), Ordering::Relaxed);
-        links.is_alone.store(status.is_alone, Ordering::Release);
-        *links.status.lock() = status;
+        if shown != Some(status) {
+            links.show(status);
+            shown = Some(status);
+        }
         if status.leader != leader {
             leader = status.leader;
             heartbeats.forget();
@@ -403,8 +411,11 @@ impl Apply {
     }
 
     fn sweep_if_due(&mut self, links: &Links) -> Result<(), Fatal> {
+        if self.sweeping.is_none() && !self.worker.is_sweeping() {
+            return Ok(());
+        }
         let now = self.clock.now();
-        if self.sweeping.is_none() && self.worker.is_sweeping() {
+        if self.sweeping.is_none() {
             let revision = self.answers.shared.view().compact_revision();
             self.sweeping = Some(Sweep { revision, begun: now, next: now });
         }

@@ -40,7 +40,7 @@ impl<T> Waiters<T> {
     }
 
     /// Nobody waits for that number any more.
-    pub(super) fn forget(&self, number: u64) {
+    fn forget(&self, number: u64) {
         self.shard(number).lock().remove(&number);
     }
 

@@ -292,12 +292,16 @@ fn grpc(page: &mut Page, metrics: &Metrics, are_calls_timed: bool) {
 /// The answers with these metrics: all so far, and those on their way, this one among them.
 fn scrapes(page: &mut Page, metrics: &Metrics) {
     let (name, help) = ("promhttp_metric_handler_requests_total", "Answers with metrics.");
-    // There is no other way to answer.
-    for (code, count) in [("200", metrics.scrapes.answered.get()), ("500", 0), ("503", 0)] {
+    let scrapes = &metrics.scrapes;
+    // etcd's library for this names all three from the start. Making a text cannot fail, so there
+    // has been no 500: its 0 is true.
+    for (code, count) in
+        [("200", scrapes.answered.get()), ("500", 0), ("503", scrapes.refused.get())]
+    {
         page.count(name, help, &[("code", code)], count);
     }
     let (name, help) = ("promhttp_metric_handler_requests_in_flight", "Answers on their way.");
-    page.gauge(name, help, (metrics.scrapes.open() + 1) as f64);
+    page.gauge(name, help, scrapes.open() as f64);
 }
 
 fn process(page: &mut Page) {

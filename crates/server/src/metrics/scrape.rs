@@ -25,6 +25,9 @@ const PIECE_BYTES: usize = 32 * 1024;
 /// A text that several may read; empty when it was taken away.
 type Shared = Mutex<Bytes>;
 
+/// The texts that are being read, the oldest first.
+type Reading = Mutex<VecDeque<Weak<Shared>>>;
+
 /// What one scraper has still to read of a text.
 #[derive(Debug)]
 pub(crate) struct Text {
@@ -49,14 +52,17 @@ impl Text {
     }
 }
 
-/// All texts that are being read, the oldest first, and how many were begun and given.
+/// All texts that are being read, and how many were begun and given.
 #[derive(Debug, Default)]
 pub(super) struct Scrapes {
     begun: AtomicU64,
-    /// The number of the newest text, and that text. Who makes one holds it.
-    newest: tokio::sync::Mutex<(u64, Arc<Shared>)>,
-    read: Mutex<VecDeque<Weak<Shared>>>,
+    /// The number of the newest text, and that text. It is held while one is made, by the thread
+    /// that makes it: who asked for it may have given up.
+    newest: Arc<tokio::sync::Mutex<(u64, Arc<Shared>)>>,
+    read: Arc<Reading>,
     pub(super) answered: Counter,
+    /// Questions without an answer, because the process stops.
+    pub(super) refused: Counter,
     open: Arc<()>,
 }
 
@@ -70,31 +76,38 @@ impl Scrapes {
     async fn text(&self, render: impl FnOnce() -> String + Send + 'static) -> Option<Text> {
         let _asking = Arc::clone(&self.open);
         let begun_before = self.begun.load(Ordering::SeqCst);
-        let mut newest = self.newest.lock().await;
-        if newest.0 <= begun_before {
+        let mut newest = Arc::clone(&self.newest).lock_owned().await;
+        let shared = if newest.0 <= begun_before {
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            let text = tokio::task::spawn_blocking(render).await.ok()?;
-            *newest = (number, self.keep(text));
-        }
-        let shared = Arc::clone(&newest.1);
-        drop(newest);
+            let read = Arc::clone(&self.read);
+            let work = move || {
+                let shared = keep(&read, render());
+                *newest = (number, Arc::clone(&shared));
+                shared
+            };
+            let made = tokio::task::spawn_blocking(work).await;
+            made.inspect_err(|_| self.refused.increment()).ok()?
+        } else {
+            Arc::clone(&newest.1)
+        };
         self.answered.increment();
         let length = shared.lock().len();
         Some(Text { shared, at: 0, length })
     }
+}
 
-    fn keep(&self, text: String) -> Arc<Shared> {
-        let shared = Arc::new(Mutex::new(text.into()));
-        let mut read = self.read.lock();
-        read.retain(|text| text.strong_count() > 0);
-        while read.len() >= TEXTS_MAX {
-            if let Some(oldest) = read.pop_front().and_then(|text| text.upgrade()) {
-                *oldest.lock() = Bytes::new();
-            }
+/// Keeps a text for its readers; when there are too many, the oldest is taken away.
+fn keep(read: &Reading, text: String) -> Arc<Shared> {
+    let shared = Arc::new(Mutex::new(text.into()));
+    let mut read = read.lock();
+    read.retain(|text| text.strong_count() > 0);
+    while read.len() >= TEXTS_MAX {
+        if let Some(oldest) = read.pop_front().and_then(|text| text.upgrade()) {
+            *oldest.lock() = Bytes::new();
         }
-        read.push_back(Arc::downgrade(&shared));
-        shared
     }
+    read.push_back(Arc::downgrade(&shared));
+    shared
 }
 
 /// The text of `/metrics`; `None` while the process stops.
@@ -129,6 +142,36 @@ mod tests {
         }
         let kept = texts.iter_mut().map(read).filter(|pieces| !pieces.is_empty()).count();
         assert_eq!(kept, TEXTS_MAX);
+    }
+
+    #[tokio::test]
+    async fn scrapers_that_give_up_do_not_make_texts_at_once() {
+        let (scrapes, made) = (Scrapes::default(), Arc::new(AtomicU64::new(0)));
+        let (open, closed) = std::sync::mpsc::channel::<()>();
+        let render = {
+            let made = Arc::clone(&made);
+            move || {
+                made.fetch_add(1, Ordering::SeqCst);
+                // Until the test lets it go on.
+                let _closed = closed.recv();
+                String::new()
+            }
+        };
+        let mut first = Box::pin(scrapes.text(render));
+        while made.load(Ordering::SeqCst) == 0 {
+            assert!(poll_once(first.as_mut()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        let mut second = Box::pin(scrapes.text(|| "text".to_owned()));
+        assert!(poll_once(second.as_mut()).is_pending());
+        assert_eq!(scrapes.begun.load(Ordering::SeqCst), 1, "the first one is still being made");
+        drop(open);
+        assert_eq!(second.await.map(|text| text.left()), Some(4));
+    }
+
+    fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+        future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
     }
 
     #[tokio::test]

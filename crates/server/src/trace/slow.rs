@@ -128,7 +128,8 @@ struct Counts {
 pub(crate) struct Request<'a> {
     pub(crate) path: &'static str,
     pub(crate) remote: &'a dyn std::fmt::Display,
-    pub(crate) message: &'a bytes::Bytes,
+    /// Nothing when it is not there any more: then nothing is told of what it was.
+    pub(crate) message: Option<&'a bytes::Bytes>,
     /// What was counted in the answer (keys found, or deleted), and its bytes.
     pub(crate) answer: Option<(i64, usize)>,
     /// For a transaction: whether it took the branch of success.
@@ -190,27 +191,28 @@ impl Request<'_> {
             proto::decode(message.clone()).ok()
         }
         let long = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
-        let size = long(self.message.len());
+        let message = self.message?;
+        let size = long(message.len());
         let (counted, bytes) = self.answer.unwrap_or_default();
         let bytes = long(bytes);
         Some(match self.path {
             "/etcdserverpb.KV/Range" => {
-                let request: RangeRequest = decoded(self.message)?;
+                let request: RangeRequest = decoded(message)?;
                 let content = told::range(&request);
                 Counts { request: (0, size), response: (counted, bytes), content }
             }
             "/etcdserverpb.KV/Put" => {
-                let request: PutRequest = decoded(self.message)?;
+                let request: PutRequest = decoded(message)?;
                 let content = told::put(&request);
                 Counts { request: (1, size), response: (0, bytes), content }
             }
             "/etcdserverpb.KV/DeleteRange" => {
-                let request: DeleteRangeRequest = decoded(self.message)?;
+                let request: DeleteRangeRequest = decoded(message)?;
                 let content = told::delete_range(&request);
                 Counts { request: (0, size), response: (counted, bytes), content }
             }
             "/etcdserverpb.KV/Txn" => {
-                let request: TxnRequest = decoded(self.message)?;
+                let request: TxnRequest = decoded(message)?;
                 let content = told::txn(&request);
                 if self.answer.is_none() {
                     return Some(Counts { request: (0, 0), response: (0, 0), content });

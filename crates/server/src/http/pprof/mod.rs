@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 
 use super::answer;
 use super::query::Query;
-use crate::grpc::Body;
+use crate::grpc::{self, Body};
 
 /// Where profiles are.
 const ROOT: &str = "/debug/pprof/";
@@ -65,7 +65,11 @@ pub(super) async fn serve(request: &Request<Incoming>) -> Response<Body> {
         "heap" | "allocs" => failure(StatusCode::NOT_IMPLEMENTED, &format!("{name}: {HEAP}")),
         "symbol" => answer::text(StatusCode::OK, "num_symbols: 0\n".to_owned()),
         "threads" | "goroutine" | "threadcreate" => {
-            answer::text(StatusCode::OK, threads::listing())
+            // Thousands of the system's files are read where no other connection waits.
+            match grpc::blocking(threads::listing).await {
+                Ok(listing) => answer::text(StatusCode::OK, listing),
+                Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "the server stops"),
+            }
         }
         "block" | "mutex" | "trace" => {
             let text =
