@@ -8,12 +8,12 @@
 //! ```
 //!
 //! *Invariants.* 1. A [`Server`] gives a stream away only when every demand of its settings is met;
-//! sessions are never resumed, so that a certificate which is revoked or no longer trusted opens
-//! no new connection. 2. A file that changes is read again before the next handshake; a broken one
-//! ends no process: a certificate or a list of revocations that cannot be read refuses
-//! connections, and authorities stay as they were. 3. A handshake has [`HANDSHAKE_TIMEOUT`], and
-//! at most [`HANDSHAKES_MAX`] (for members [`PEER_HANDSHAKES_MAX`]) are under way: one more ends the oldest, so that whoever only opens
-//! connections delays nobody.
+//! sessions are never resumed, so that a certificate which is revoked or no longer trusted opens no
+//! new connection. 2. A file that changes is read again before the next handshake; a broken one
+//! ends no process: a certificate or a list of revocations that cannot be read refuses connections,
+//! and authorities stay as they were. 3. A handshake has [`HANDSHAKE_TIMEOUT`], and at most
+//! [`HANDSHAKES_MAX`] (for members [`PEER_HANDSHAKES_MAX`]) are under way: one more ends the
+//! oldest, so that whoever only opens connections delays nobody.
 //!
 //! *Absent.* Log lines: see [`Note`] and [`Refused`]. Resumption, and cipher suites without
 //! forward secrecy or authenticated encryption, which rustls does not have.
