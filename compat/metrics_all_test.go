@@ -491,6 +491,16 @@ func TestMetricsHangingScrapers(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	// Who still has room asks again and waits for the next text; then nobody waits but this one.
+	const inFlight = "promhttp_metric_handler_requests_in_flight"
+	in := families(t, m)[inFlight].series[inFlight]
+	for deadline := time.Now().Add(20 * time.Second); in > 1; in = families(t, m)[inFlight].series[inFlight] {
+		if time.Now().After(deadline) {
+			t.Errorf("%v answers are on their way", in)
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	after, _, err := m.Memory()
 	if err != nil {
 		t.Fatal(err)

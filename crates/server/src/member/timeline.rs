@@ -6,9 +6,10 @@
 //!          ── apply ──► applied
 //! ```
 //!
-//! *Invariants.* 1. The fast path pays a clock's reading and a few stores a batch. A request carries
-//! its [`Steps`] with its answer, and looks here only when it was slow. 2. What is shorter than
-//! [`GRAIN`] is not told apart. 3. Each list has one writer, a fixed length, and forgets the oldest.
+//! *Invariants.* 1. The fast path pays a clock's reading and a few stores a batch. A request
+//! carries its [`Steps`] with its answer, and looks here only when it was slow. 2. What is shorter
+//! than [`GRAIN`] is not told apart. 3. Each list has one writer, a fixed length, and forgets the
+//! oldest.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
