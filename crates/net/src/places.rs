@@ -1,10 +1,10 @@
 //! Holds the URLs that a member advertises against those that its cluster has for it.
 //!
-//! *Invariants.* Names are compared by the addresses they have; `localhost` stays a name, and so does
-//! one that has no address now: it may get it later.
+//! *Invariants.* Names are compared by the addresses they have; `localhost` stays a name, and so
+//! does one that has no address now: it may get it later.
 //!
-//! *Contract.* `VerifyBootstrap` of `server/config/config.go` and `pkg/netutil` of etcd v3.7.1, texts
-//! included.
+//! *Contract.* `VerifyBootstrap` of `server/config/config.go` and `pkg/netutil` of etcd v3.7.1,
+//! texts included.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};

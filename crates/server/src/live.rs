@@ -6,8 +6,9 @@
 //!                            └─ the rest ───► a line each: with the next start
 //! ```
 //!
-//! *Invariants.* A file whose values a start would refuse changes nothing at all. What a start looks
-//! at beside them (certificates, ports, the log's outputs, the data directory) is not looked at.
+//! *Invariants.* A file whose values a start would refuse changes nothing at all. What a start
+//! looks at beside them (certificates, ports, the log's outputs, the data directory) is not looked
+//! at.
 //!
 //! *Absent.* Certificates and keys: those are read again by themselves when their files change.
 
