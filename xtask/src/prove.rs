@@ -159,7 +159,7 @@ const PROOFS: [Proof; 17] = [
                 opens TLS connections, sends bodies a byte at a time or requests without a \
                 message, writes go on with at most twice the p99 of quiet, and memory is bounded; \
                 real etcd is measured beside.",
-        commands: &[BUILD, compat!("^TestHostileClients$", &[("COMPAT_HOSTILE", "5/0")])],
+        commands: &[BUILD, compat!("^TestHostileClients$", &[("COMPAT_HOSTILE", "3/0")])],
     },
     Proof {
         name: "tools",
