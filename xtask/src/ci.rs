@@ -36,7 +36,7 @@ const STEPS: [Step; 9] = [
 ];
 
 /// How long each decoder is fed.
-const FUZZ_SECONDS: &str = "10";
+const FUZZ_SECONDS: &str = "5";
 
 /// How the simulator and the binary that is compared are built.
 const PROFILE: &str = "gate";
