@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use pprof::{Frames, ProfilerGuard, Report, UnresolvedReport};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::flame::Graph;
 use super::profile::{Builder, Symbol};
 use super::{OCTETS, SVG, attachment, failure};
 use crate::grpc::{self, Body};
@@ -119,12 +120,16 @@ fn symbol(of: &pprof::Symbol) -> Symbol {
 }
 
 fn draw(report: Report) -> Result<Vec<u8>, String> {
-    let mut picture = Vec::new();
-    report.flamegraph(&mut picture).map_err(|error| error.to_string())?;
-    if picture.is_empty() {
-        return Err("the process used no processor time".to_owned());
+    let mut graph = Graph::default();
+    for (stack, count) in &report.data {
+        // A sample has its innermost function first, and so has a place with inlined ones.
+        let outwards = stack.frames.iter().flatten().map(pprof::Symbol::name);
+        let mut names: Vec<String> = outwards.collect();
+        names.push(stack.thread_name_or_id());
+        graph.add(names.into_iter().rev(), u64::try_from(*count).unwrap_or_default());
     }
-    Ok(picture)
+    let picture = graph.draw().ok_or("the process used no processor time")?;
+    Ok(picture.into_bytes())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! *Contract.* `net/http/pprof` of Go 1.26: paths, parameters, headers and texts.
 
 mod cpu;
+mod flame;
 mod profile;
 mod threads;
 
