@@ -13,8 +13,8 @@ use crate::dial::{BoxFuture, Connection, Dial};
 /// The name that a certificate must have behind a socket file.
 const SOCKET_HOST: &str = "localhost";
 
-/// Connections with TLS for `https` and `unixs`, and without it for the others. No protocol is
-/// negotiated: members speak HTTP/1.1.
+/// Connections with TLS for `https` and `unixs`, and without it for the others. What is spoken on
+/// them was said when the client was made: members negotiate nothing and speak HTTP/1.1.
 #[derive(Debug, Clone)]
 pub struct TlsDial {
     client: Arc<Client>,

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use net::Url;
 use net::tls::{Algorithms, Client, Settings};
-use net::{Stream, Url};
-use tokio::net::{TcpStream, UnixStream};
+use peer::{Connection, Dial, TlsDial};
 use tonic::codegen::Service;
 
 use super::service::Failure;
@@ -23,13 +23,10 @@ use crate::tls;
 /// What a service must be able to speak.
 const PROTOCOLS: [&str; 1] = ["h2"];
 
-/// The name that a certificate must have behind a socket file.
-const SOCKET_HOST: &str = "localhost";
-
 /// Opens secure connections to one endpoint.
 #[derive(Clone)]
 pub(super) struct Secure {
-    client: Arc<Client>,
+    dial: TlsDial,
     endpoint: Url,
 }
 
@@ -55,19 +52,7 @@ impl Secure {
         let algorithms = Algorithms::new(&[], None, None).map_err(|error| refused(&error))?;
         let client = Client::new(&settings, &algorithms, &PROTOCOLS, &tls::report())
             .map_err(|error| refused(&error))?;
-        Ok(Some(Self { client: Arc::new(client), endpoint }))
-    }
-
-    async fn connect(self) -> io::Result<TokioIo<Stream>> {
-        let (stream, host) = if self.endpoint.scheme().is_unix() {
-            let stream = UnixStream::connect(self.endpoint.socket_path()).await?;
-            (Stream::Unix(stream), SOCKET_HOST)
-        } else {
-            let stream = TcpStream::connect(self.endpoint.authority()).await?;
-            stream.set_nodelay(true)?;
-            (Stream::Tcp(stream), self.endpoint.host())
-        };
-        Ok(TokioIo::new(self.client.connect(stream, host).await?))
+        Ok(Some(Self { dial: TlsDial::new(Arc::new(client), None), endpoint }))
     }
 }
 
@@ -78,16 +63,17 @@ fn is_secured(asked: &Discovery) -> bool {
 }
 
 impl Service<Uri> for Secure {
-    type Response = TokioIo<Stream>;
+    type Response = TokioIo<Box<dyn Connection>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
+        let Self { dial, endpoint } = self.clone();
+        Box::pin(async move { Ok(TokioIo::new(dial.dial(&endpoint).await?)) })
     }
 }
 
