@@ -1,9 +1,17 @@
-//! The ids of a new cluster and its members, which everyone can compute without asking.
+//! What everyone can compute of a new cluster without asking: its ids, and how its log begins.
 //!
-//! *Contract.* `server/etcdserver/api/membership/{member,cluster}.go` of etcd v3.7.1.
+//! *Contract.* `server/etcdserver/api/membership/{member,cluster}.go` and `bootstrap.go` of etcd
+//! v3.7.1.
 
-use base::{ClusterId, MemberId};
+use base::{ClusterId, MemberId, Term};
+use prost::Message as _;
+use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType};
 use sha1::{Digest, Sha1};
+
+use crate::Member;
+
+/// The term of the entries that a new cluster begins with.
+pub const FIRST_TERM: Term = Term(1);
 
 /// The id of a member of a new cluster: the first eight bytes of SHA-1 over its sorted peer URLs
 /// and the cluster's token.
@@ -27,6 +35,25 @@ pub fn cluster_id(members: &[MemberId]) -> ClusterId {
         hash.update(member.0.to_be_bytes());
     }
     ClusterId(first_eight(hash))
+}
+
+/// The entries that the log of every founder begins with: one change for each member, in order.
+pub fn first_entries(members: &[Member]) -> Vec<Entry> {
+    let entry = |(at, member): (usize, &Member)| {
+        let change = ConfChange {
+            r#type: Some(ConfChangeType::ConfChangeAddNode.into()),
+            node_id: Some(member.id.get()),
+            context: Some(member.to_json().into()),
+            ..ConfChange::default()
+        };
+        Entry {
+            r#type: Some(EntryType::EntryConfChange.into()),
+            term: Some(FIRST_TERM.0),
+            index: Some(at as u64 + 1),
+            data: Some(change.encode_to_vec().into()),
+        }
+    };
+    members.iter().enumerate().map(entry).collect()
 }
 
 fn first_eight(hash: Sha1) -> u64 {

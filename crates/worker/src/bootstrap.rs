@@ -33,12 +33,10 @@ use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::snap::Snapshots;
 use storage::wal::{self, Wal};
+use store::identity::{FIRST_TERM, first_entries};
 pub use store::identity::{cluster_id, member_id};
 use store::{Member, Store, StoreOptions};
 use thiserror::Error;
-
-/// The term of the entries that a new cluster begins with.
-const FIRST_TERM: u64 = 1;
 
 /// Why a member cannot start. One line.
 #[derive(Debug, Error)]
@@ -229,7 +227,10 @@ pub fn create(
         Some(_) => return Err(StartError::HalfMade),
         None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
     };
-    let (entries, state) = first_entries(&all);
+    // All of them are committed: the cluster agreed before it met.
+    let entries = first_entries(&all);
+    let commit = Some(entries.len() as u64);
+    let state = HardState { term: Some(FIRST_TERM.0), vote: Some(0), commit };
     wal.append(&entries, Some(&state))?;
     wal.sync()?;
     wal.close()?;
@@ -271,27 +272,6 @@ fn open_half_made(
     let opened = Wal::open(Arc::clone(disk), dir.wal(), &start, options.wal)?;
     // Entries may be there without the state after them that commits them.
     Ok((opened.hard_state.commit() == 0).then_some(opened))
-}
-
-/// One change for each member, all of them committed: the cluster agreed before it met.
-fn first_entries(members: &[Member]) -> (Vec<Entry>, HardState) {
-    let entry = |(at, member): (usize, &Member)| {
-        let change = ConfChange {
-            r#type: Some(ConfChangeType::ConfChangeAddNode.into()),
-            node_id: Some(member.id.get()),
-            context: Some(member.to_json().into()),
-            ..ConfChange::default()
-        };
-        Entry {
-            r#type: Some(EntryType::EntryConfChange.into()),
-            term: Some(FIRST_TERM),
-            index: Some(at as u64 + 1),
-            data: Some(change.encode_to_vec().into()),
-        }
-    };
-    let entries: Vec<Entry> = members.iter().enumerate().map(entry).collect();
-    let commit = entries.len() as u64;
-    (entries, HardState { term: Some(FIRST_TERM), vote: Some(0), commit: Some(commit) })
 }
 
 /// Opens the directory of a member.

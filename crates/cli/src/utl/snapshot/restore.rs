@@ -20,17 +20,18 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{LogIndex, Revision, Term};
+use base::{LogIndex, Revision};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::etcdserverpb::Metadata;
-use proto::raftpb::{self, ConfChange, ConfChangeType, ConfState, Entry, EntryType, HardState};
+use proto::raftpb::{self, ConfState, HardState};
 use proto::walpb;
 use sha2::{Digest as _, Sha256};
 use storage::bolt::{self, Batch, Database, View};
 use storage::disk::{Disk, Real};
 use storage::snap::{Document, DocumentMember, Snapshots, document};
 use storage::wal::{self, Wal};
+use store::identity::{FIRST_TERM, first_entries};
 use store::{Member, RevKey, Version, schema};
 
 use super::cluster::Cluster;
@@ -107,8 +108,6 @@ pub(super) static RESTORE: Command = Command {
 
 /// The newest version of rows that a member of this release starts on.
 const VERSION_MAX: (u64, u64) = (3, 7);
-/// The term in which the cluster begins.
-const FIRST_TERM: u64 = 1;
 /// The digest at the end of a snapshot file, and what the rest of it is a multiple of.
 const DIGEST_BYTES: u64 = 32;
 const SECTOR_BYTES: u64 = 512;
@@ -325,7 +324,7 @@ impl Restore<'_> {
             batch.put(schema::MEMBERS, key, Bytes::from(member.to_json()));
             self.tell_member(member);
         }
-        for (name, value) in schema::applied(self.commit(), Term(FIRST_TERM)) {
+        for (name, value) in schema::applied(self.commit(), FIRST_TERM) {
             batch.put(schema::META, name, value);
         }
         Ok(batch)
@@ -362,43 +361,28 @@ impl Restore<'_> {
         let metadata = Bytes::from(metadata.encode_to_vec());
         let commit = self.commit().get();
         let conf_state = Some(ConfState { voters: ids.clone(), ..ConfState::default() });
-        let state =
-            HardState { term: Some(FIRST_TERM), vote: ids.first().copied(), commit: Some(commit) };
+        let state = HardState {
+            term: Some(FIRST_TERM.0),
+            vote: ids.first().copied(),
+            commit: Some(commit),
+        };
         let record = walpb::Snapshot {
             index: Some(commit),
-            term: Some(FIRST_TERM),
+            term: Some(FIRST_TERM.0),
             conf_state: conf_state.clone(),
         };
         let write = || {
             let mut wal = Wal::create(Arc::clone(&disk), &directory.wal(), metadata, options)?;
-            wal.append(&self.entries(), Some(&state))?;
+            wal.append(&first_entries(&self.cluster.members), Some(&state))?;
             wal.save_snapshot(&record)?;
             wal.close()
         };
         write().map_err(|error: wal::Error| fail(error))?;
         let metadata =
-            raftpb::SnapshotMetadata { conf_state, index: Some(commit), term: Some(FIRST_TERM) };
+            raftpb::SnapshotMetadata { conf_state, index: Some(commit), term: Some(FIRST_TERM.0) };
         let snapshot = raftpb::Snapshot { data: Some(self.document()), metadata: Some(metadata) };
         Snapshots::new(disk, directory.snap()).save(&snapshot).map_err(fail)?;
         Ok(())
-    }
-
-    fn entries(&self) -> Vec<Entry> {
-        let entry = |(at, member): (usize, &Member)| {
-            let change = ConfChange {
-                r#type: Some(ConfChangeType::ConfChangeAddNode.into()),
-                node_id: Some(member.id.get()),
-                context: Some(member.to_json().into()),
-                ..ConfChange::default()
-            };
-            Entry {
-                r#type: Some(EntryType::EntryConfChange.into()),
-                term: Some(FIRST_TERM),
-                index: Some(at as u64 + 1),
-                data: Some(change.encode_to_vec().into()),
-            }
-        };
-        self.cluster.members.iter().enumerate().map(entry).collect()
     }
 
     /// The members, in the form that etcd 3.6 starts from.
