@@ -123,7 +123,7 @@ func TestDoors(t *testing.T) {
 		t.Errorf("answers differ\n%s", sideBySide(out[0], out[1]))
 	}
 	// What only a Go process has is known, and said not to be there.
-	for _, name := range []string{"block", "mutex", "trace", "heap", "allocs"} {
+	for _, name := range []string{"block", "mutex", "trace"} {
 		one := ask("GET", debug[harness.Ours].ClientURL()+"/debug/pprof/"+name)
 		if !strings.HasPrefix(one.status, "501") || len(one.body) == 0 {
 			t.Errorf("%s: %s %q", name, one.head(), one.body)
@@ -178,6 +178,24 @@ func TestProfile(t *testing.T) {
 	tags, err := exec.Command("go", "tool", "pprof", "-tags", file).CombinedOutput()
 	if err != nil || !strings.Contains(string(tags), "pump") || !strings.Contains(string(tags), "lane-") {
 		t.Errorf("threads are not named: %v\n%s", err, tags)
+	}
+	for name, shown := range map[string]string{"heap": "inuse_space", "allocs": "alloc_space"} {
+		heap := ask("GET", m.ClientURL()+"/debug/pprof/"+name)
+		if err := os.WriteFile(file, heap.body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		top, err := exec.Command("go", "tool", "pprof", "-top", "-cum", "-nodecount=100000", file).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, top, heap.head())
+		}
+		for _, want := range []string{"Type: " + shown, "store::", "storage::"} {
+			if !strings.Contains(string(top), want) {
+				t.Errorf("%s: %q is not in\n%.2000s", name, want, top)
+			}
+		}
+		if strings.Contains(string(top), "_rjem_") {
+			t.Errorf("%s: the allocator's own functions are told\n%.2000s", name, top)
+		}
 	}
 	picture := ask("GET", m.ClientURL()+"/debug/pprof/flamegraph?seconds=1")
 	if picture.header.Get("Content-Type") != "image/svg+xml" || !strings.Contains(string(picture.body), "pump") {

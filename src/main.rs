@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Knows who asked for memory, if somebody wants to know (decision 014).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What to be.
 #[derive(Debug, PartialEq, Eq)]
 enum Product {

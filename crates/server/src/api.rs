@@ -68,7 +68,7 @@ impl Options {
             are_calls_timed: config.metrics == "extensive",
             fast_lease_keep_alive: config.gate("FastLeaseKeepAlive"),
             gates: FEATURE_GATES.iter().map(|(gate, ..)| config.gate(gate)).collect(),
-            profiles: config.enable_pprof || config.log_level == "debug",
+            profiles: config.serves_profiles(),
             watch: Limits {
                 progress_interval,
                 fragment_bytes: config.receive_bytes_max(),

@@ -38,7 +38,7 @@ use crate::observer::Watcher;
 use crate::peer_port::{self, PeerPort};
 use crate::tls::{self, Endpoint, Tls};
 use crate::{
-    begin, cluster, damage, directory, discovery, duties, memory, notify, plan, trace, trust,
+    begin, cluster, damage, directory, discovery, duties, http, memory, notify, plan, trace, trust,
 };
 
 /// How long open requests have at the end.
@@ -74,6 +74,10 @@ pub(crate) fn run(mut config: Config) -> ExitCode {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     log::info("Running: ").field("args", &shown_words(words)).emit();
     plan::log_derived(&config.derive(), &config);
+    // Before anything is loaded, which is most of what a member holds.
+    if config.serves_profiles() {
+        http::begin_heap_profile();
+    }
     if config.memory_mlock
         && let Err(reason) = memory::lock()
     {

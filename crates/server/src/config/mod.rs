@@ -277,6 +277,11 @@ impl Config {
         }
     }
 
+    /// Whether `/debug/pprof/` is there.
+    pub(crate) fn serves_profiles(&self) -> bool {
+        self.enable_pprof || self.log_level == "debug"
+    }
+
     /// How long the server lets a request wait: 5 s and two elections.
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * Duration::from_millis(self.election_timeout_ms)

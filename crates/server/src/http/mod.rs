@@ -27,6 +27,7 @@ use crate::grpc::Body;
 use crate::metrics;
 pub(crate) use access::Access;
 pub(crate) use peer::serve as serve_peer;
+pub(crate) use pprof::begin_heap_profile;
 use query::Query;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

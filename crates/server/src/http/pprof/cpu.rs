@@ -19,6 +19,8 @@ use crate::log;
 /// Samples in a second of processor time; not a divisor of what the process does periodically.
 const FREQUENCY: i32 = 99;
 
+const NANOS_PER_SECOND: i64 = 1_000_000_000;
+
 /// How long a profile is taken when nothing is said.
 const SECONDS_DEFAULT: u64 = 30;
 
@@ -100,12 +102,16 @@ async fn take<T: Send + 'static>(
 
 fn encode(report: Report) -> Vec<u8> {
     let Report { data, timing } = report;
-    let mut builder = Builder::new(timing.start_time, timing.duration, timing.frequency);
+    let time = ("cpu", "nanoseconds");
+    let period = NANOS_PER_SECOND / i64::from(timing.frequency.max(1));
+    let kinds = [("samples", "count"), time];
+    let mut builder = Builder::new(timing.start_time, timing.duration, &kinds).period(time, period);
     for (stack, count) in &data {
         let symbols: Vec<Vec<Symbol>> =
             stack.frames.iter().map(|frame| frame.iter().map(symbol).collect()).collect();
         let count = i64::try_from(*count).unwrap_or_default();
-        builder.add(&symbols, &stack.thread_name_or_id(), count);
+        let values = vec![count, count.saturating_mul(period)];
+        builder.add(&symbols, values, Some(&stack.thread_name_or_id()));
     }
     builder.finish()
 }

@@ -4,24 +4,28 @@
 //! ```text
 //!  profile     where processor time goes, as `go tool pprof` reads it
 //!  flamegraph  the same as a picture
+//!  heap        who holds memory (`allocs`: who asked for it), for `go tool pprof`
 //!  threads     every thread, what it does and has used (also by the names `goroutine` and
 //!              `threadcreate`)
 //! ```
 //!
 //! *Invariants.* One profile is taken at a time, for [`cpu::SECONDS_MAX`] at most.
 //!
-//! *Absent.* What only Go's runtime has: `block`, `mutex`, `trace`; and `heap`, which the system's
-//! allocator cannot tell (decision 014). They are known, and answered with a line that says so.
+//! *Absent.* What only Go's runtime has: `block`, `mutex`, `trace`. They are known, and answered
+//! with a line that says so.
 //!
 //! *Contract.* `net/http/pprof` of Go 1.26: paths, parameters, headers and texts.
 
 mod cpu;
 mod flame;
+mod heap;
 mod profile;
 mod threads;
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+
+pub(crate) use heap::begin as begin_heap_profile;
 
 use super::answer;
 use super::query::Query;
@@ -37,17 +41,15 @@ const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream")
 const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
 
 /// What the index lists: names, and what is there.
-const LISTED: [(&str, &str); 5] = [
+const LISTED: [(&str, &str); 7] = [
+    ("allocs", "Who asked for memory since the start, for go tool pprof."),
     ("cmdline", "The command line of this process."),
     ("flamegraph", "Where processor time goes, as a picture. ?seconds=N says for how long."),
+    ("heap", "Who holds memory, for go tool pprof. ?debug=1: as the allocator tells it."),
     ("profile", "Where processor time goes, for go tool pprof. ?seconds=N says for how long."),
     ("symbol", "Names of addresses; profiles have theirs already."),
     ("threads", "Every thread, its state and its processor time."),
 ];
-
-/// Why there is no profile of memory, and where something is.
-const HEAP: &str = "the system's allocator does not know who asked for memory; how much there is \
-                    stands in /debug/vars and /metrics";
 
 /// Whether a path is for this module.
 pub(super) fn is_profile(path: &str) -> bool {
@@ -63,7 +65,8 @@ pub(super) async fn serve(request: &Request<Incoming>) -> Response<Body> {
         "cmdline" => answer::text(StatusCode::OK, cmdline()),
         "profile" => cpu::profile(&query).await,
         "flamegraph" => cpu::flamegraph(&query).await,
-        "heap" | "allocs" => failure(StatusCode::NOT_IMPLEMENTED, &format!("{name}: {HEAP}")),
+        "heap" => heap::profile("heap", &query).await,
+        "allocs" => heap::profile("allocs", &query).await,
         "symbol" => answer::text(StatusCode::OK, "num_symbols: 0\n".to_owned()),
         "threads" | "goroutine" | "threadcreate" => {
             // Thousands of the system's files are read where no other connection waits.

@@ -91,6 +91,8 @@ pub(super) struct Profile {
     period_type: Option<ValueType>,
     #[prost(int64, tag = "12")]
     period: i64,
+    #[prost(int64, tag = "14")]
+    default_sample_type: i64,
 }
 
 /// A function on a stack.
@@ -102,14 +104,16 @@ pub(super) struct Symbol {
     pub(super) line: u32,
 }
 
-/// Puts a profile of processor time together.
+/// What is counted, and in what unit.
+pub(super) type Kind = (&'static str, &'static str);
+
+/// Puts a profile together.
 #[derive(Default)]
 pub(super) struct Builder {
     profile: Profile,
     strings: BTreeMap<String, i64>,
     functions: BTreeMap<(i64, i64, i64), u64>,
     locations: BTreeMap<Vec<(u64, i64)>, u64>,
-    period: i64,
 }
 
 /// The next number from 1 on.
@@ -122,27 +126,36 @@ fn nanos(duration: Duration) -> i64 {
 }
 
 impl Builder {
-    /// `frequency`: samples in a second of processor time.
-    pub(super) fn new(begun: SystemTime, took: Duration, frequency: i32) -> Self {
+    /// `kinds`: what the values of every sample are.
+    pub(super) fn new(begun: SystemTime, took: Duration, kinds: &[Kind]) -> Self {
         let mut builder = Self::default();
         // The first string is empty by the format.
         builder.string("");
-        let mut kind = |kind: &str, unit: &str| ValueType {
-            kind: builder.string(kind),
-            unit: builder.string(unit),
-        };
-        let (samples, time) = (kind("samples", "count"), kind("cpu", "nanoseconds"));
         let begun = begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        builder.period = 1_000_000_000 / i64::from(frequency.max(1));
         builder.profile = Profile {
-            sample_type: vec![samples, time],
+            sample_type: kinds.iter().map(|kind| builder.kind(*kind)).collect(),
             time_nanos: nanos(begun),
             duration_nanos: nanos(took),
-            period_type: Some(time),
-            period: builder.period,
             ..Profile::default()
         };
         builder
+    }
+
+    /// How much of what lies between two samples.
+    pub(super) fn period(mut self, kind: Kind, period: i64) -> Self {
+        self.profile.period_type = Some(self.kind(kind));
+        self.profile.period = period;
+        self
+    }
+
+    /// The kind that is shown when nobody says which.
+    pub(super) fn shown(mut self, kind: &str) -> Self {
+        self.profile.default_sample_type = self.string(kind);
+        self
+    }
+
+    fn kind(&mut self, (kind, unit): Kind) -> ValueType {
+        ValueType { kind: self.string(kind), unit: self.string(unit) }
     }
 
     fn string(&mut self, text: &str) -> i64 {
@@ -181,12 +194,12 @@ impl Builder {
         id
     }
 
-    /// Adds a stack, leaf first, that a thread was found in so often.
-    pub(super) fn add(&mut self, stack: &[Vec<Symbol>], thread: &str, count: i64) {
+    /// Adds a stack, leaf first, with a value of each kind, and the thread it was found in.
+    pub(super) fn add(&mut self, stack: &[Vec<Symbol>], value: Vec<i64>, thread: Option<&str>) {
         let location = stack.iter().map(|symbols| self.location(symbols)).collect();
-        let label = vec![Label { key: self.string("thread"), text: self.string(thread) }];
-        let value = vec![count, count.saturating_mul(self.period)];
-        self.profile.sample.push(Sample { location, value, label });
+        let label =
+            thread.map(|name| Label { key: self.string("thread"), text: self.string(name) });
+        self.profile.sample.push(Sample { location, value, label: label.into_iter().collect() });
     }
 
     /// The file.
@@ -214,12 +227,13 @@ mod tests {
 
     #[test]
     fn equal_places_are_told_once() {
-        let mut builder = Builder::new(SystemTime::UNIX_EPOCH, Duration::from_secs(2), 100);
+        let mut builder =
+            Builder::new(SystemTime::UNIX_EPOCH, Duration::from_secs(2), &[("n", "count")]);
         let (inner, main) =
             (vec![symbol("inlined", 3), symbol("outer", 9)], vec![symbol("main", 1)]);
-        builder.add(&[inner.clone(), main.clone()], "one", 3);
-        builder.add(&[main], "two", 1);
-        builder.add(&[inner], "one", 1);
+        builder.add(&[inner.clone(), main.clone()], vec![3], Some("one"));
+        builder.add(&[main], vec![1], Some("two"));
+        builder.add(&[inner], vec![1], None);
         let mut bytes = Vec::new();
         let file = builder.finish();
         flate2::read::GzDecoder::new(&file[..]).read_to_end(&mut bytes).expect("gzip");
@@ -228,7 +242,7 @@ mod tests {
         assert_eq!((profile.location.len(), profile.function.len()), (2, 3));
         let stacks: Vec<_> = profile.sample.iter().map(|one| one.location.clone()).collect();
         assert_eq!(stacks, [vec![1, 2], vec![2], vec![1]]);
-        assert_eq!(profile.sample[0].value, [3, 30_000_000]);
+        assert_eq!((&profile.sample[0].value[..], profile.sample[2].label.len()), (&[3][..], 0));
         let named = |place: i64| profile.string[usize::try_from(place).expect("a place")].as_str();
         let lines: Vec<_> = profile.location[0]
             .line
