@@ -1,11 +1,12 @@
-//! Names and bounds everything: newtypes for ids and counts, the clock, seeded randomness, and
-//! the limits of every queue and loop.
+//! Names and bounds everything: newtypes for ids and counts, the clock, seeded randomness, the
+//! limits of every queue and loop, and what is written as Go writes it.
 //!
 //! *Absent.* Anything that touches a file, a socket, a thread or the wall clock: time comes in
 //! through [`Clock`], randomness through [`Rng`].
 
 pub mod calendar;
 mod clock;
+pub mod go;
 mod id;
 pub mod limits;
 pub mod mutant;

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use base::calendar::DateTime;
+pub(crate) use base::go::error_text as os_error;
 
 /// Go's `%q` of a string or a byte slice.
 pub(crate) fn quote(bytes: &[u8]) -> String {
@@ -320,14 +321,6 @@ pub(crate) fn json_string(out: &mut String, text: &str) {
         }
     }
     out.push('"');
-}
-
-/// An error of the operating system, without the number that Rust adds.
-pub(crate) fn os_error(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
 }
 
 /// A moment as the log lines of etcdutl write it: `2026-11-21T06:52:56Z`.

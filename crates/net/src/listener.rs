@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::go::error_text;
 use rustix::net::sockopt::{set_tcp_keepidle, set_tcp_keepintvl};
 use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
@@ -98,8 +99,8 @@ impl Listener {
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
-        let listener =
-            bind().map_err(|error| fail(address.to_string(), format!("bind: {}", text(&error))))?;
+        let listener = bind()
+            .map_err(|error| fail(address.to_string(), format!("bind: {}", error_text(&error))))?;
         let address = listener.local_addr().unwrap_or(address).to_string();
         Ok(Self { socket: Socket::Tcp(listener), address, tls: None })
     }
@@ -111,13 +112,17 @@ impl Listener {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(BindError { network: "unix", address: path, reason: text(&error) });
+                return Err(BindError {
+                    network: "unix",
+                    address: path,
+                    reason: error_text(&error),
+                });
             }
         }
         match UnixListener::bind(&path) {
             Ok(listener) => Ok(Self { socket: Socket::Unix(listener), address: path, tls: None }),
             Err(error) => {
-                let reason = format!("bind: {}", text(&error));
+                let reason = format!("bind: {}", error_text(&error));
                 Err(BindError { network: "unix", address: path, reason })
             }
         }
@@ -231,14 +236,6 @@ fn is_passing(error: &io::Error) -> bool {
         E::TIMEDOUT,
     ];
     shortages.iter().chain(&networks).any(|passing| code == Some(passing.raw_os_error()))
-}
-
-/// The system's words for an error, as Go prints them: lower case and without the number.
-pub(crate) fn text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 /// How many connections a listener may have open.

@@ -9,6 +9,8 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
+use base::go::quoted_list;
+
 use crate::Url;
 
 /// Told of each URL whose host is replaced by that address.
@@ -20,7 +22,7 @@ pub fn same_places(one: &[Url], other: &[Url], told: Told<'_>) -> Result<(), Str
         return Ok(());
     }
     if one.len() != other.len() {
-        return Err(format!("len({}) != len({})", quoted(one), quoted(other)));
+        return Err(format!("len({}) != len({})", quoted_list(one), quoted_list(other)));
     }
     let (one, other) = (resolved(one, told), resolved(other, told));
     match one.iter().zip(&other).find(|(one, other)| one != other) {
@@ -67,11 +69,6 @@ pub fn check_advertised(
 }
 
 /// A list as Go's `%q` shows it.
-fn quoted(urls: &[Url]) -> String {
-    let each: Vec<String> = urls.iter().map(|url| format!("{:?}", url.to_string())).collect();
-    format!("[{}]", each.join(" "))
-}
-
 /// The URLs with names replaced by addresses, sorted.
 fn resolved(urls: &[Url], told: Told<'_>) -> Vec<String> {
     let resolve = |url: &Url| {

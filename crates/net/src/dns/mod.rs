@@ -24,11 +24,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use base::go::error_text;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::listener::text;
 use message::{Answer, Question, Records};
 pub use settings::{RESOLV_CONF, Settings};
 
@@ -131,7 +131,7 @@ impl Resolver {
                 let asked = tokio::time::timeout(self.0.timeout, ask(*server, question)).await;
                 match asked {
                     Ok(Ok(found)) => return Ok((*server, found)),
-                    Ok(Err(error)) => last = (Some(*server), text(&error)),
+                    Ok(Err(error)) => last = (Some(*server), error_text(&error)),
                     Err(_) => last = (Some(*server), "i/o timeout".to_owned()),
                 }
             }

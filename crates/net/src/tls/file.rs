@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::TlsError;
-use crate::listener::text;
+use base::go::error_text;
 
 /// Bytes of a file of certificates, keys or revocations.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -114,7 +114,7 @@ pub(super) fn contents(path: &str) -> Result<Vec<u8>, TlsError> {
             Err(TlsError(format!("read {path}: more than {FILE_BYTES_MAX} bytes")))
         }
         Ok(bytes) => Ok(bytes),
-        Err(error) => Err(TlsError(format!("open {path}: {}", text(&error)))),
+        Err(error) => Err(TlsError(format!("open {path}: {}", error_text(&error)))),
     }
 }
 

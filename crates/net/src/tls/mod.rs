@@ -42,6 +42,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::go::quoted_list;
 use thiserror::Error;
 
 pub use client::Client;
@@ -136,16 +137,10 @@ impl Settings {
         if !self.allowed_cns.is_empty() && !self.allowed_hostnames.is_empty() {
             return Err(TlsError(format!(
                 "AllowedCNs and AllowedHostnames are mutually exclusive (cns={}, hostnames={})",
-                quoted(&self.allowed_cns),
-                quoted(&self.allowed_hostnames)
+                quoted_list(&self.allowed_cns),
+                quoted_list(&self.allowed_hostnames)
             )));
         }
         Ok(())
     }
-}
-
-/// A list as Go's `%q` shows it.
-fn quoted(list: &[String]) -> String {
-    let words: Vec<_> = list.iter().map(|word| format!("{word:?}")).collect();
-    format!("[{}]", words.join(" "))
 }

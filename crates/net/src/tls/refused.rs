@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::calendar::DateTime;
+use base::go::error_text;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
@@ -47,7 +48,7 @@ impl From<io::Error> for Refused {
             return Self { is_eof: true, ..Self::new("EOF") };
         }
         let Some(inner) = inner(&error) else {
-            return Self::new(crate::listener::text(&error));
+            return Self::new(error_text(&error));
         };
         let refused = Self::new(words(inner));
         match cause(inner).and_then(|cause| cause.subject.clone()) {

@@ -30,7 +30,7 @@ pub(super) async fn check(
         Ok(true) => Ok(()),
         told => {
             let why = told.err().map_or(String::new(), |error| format!(" ({error})"));
-            let names = super::quoted(&subject.dns_names);
+            let names = base::go::quoted_list(&subject.dns_names);
             Err(format!("tls: {host:?} does not match any of DNSNames {names}{why}"))
         }
     }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf, absolute};
 use std::time::{Duration, SystemTime};
 
 use base::calendar::DateTime;
+use base::go::error_text;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P521_SHA512, SanType,
 };
 
 use super::{Note, Report, Settings, TlsError};
-use crate::listener::text;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -41,7 +41,7 @@ impl SelfMade<'_> {
             return Err(TlsError(error.to_owned()));
         }
         let path = |name: &str| -> Result<PathBuf, TlsError> {
-            absolute(self.directory.join(name)).map_err(|error| TlsError(text(&error)))
+            absolute(self.directory.join(name)).map_err(|error| TlsError(error_text(&error)))
         };
         let (cert, key) = (path("cert.pem")?, path("key.pem")?);
         if !cert.exists() || !key.exists() {
@@ -94,12 +94,13 @@ impl SelfMade<'_> {
         let made = parameters.self_signed(&pair).map_err(failed)?;
         let directory = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.directory);
         directory.map_err(|error| {
-            TlsError(format!("mkdir {}: {}", self.directory.display(), text(&error)))
+            TlsError(format!("mkdir {}: {}", self.directory.display(), error_text(&error)))
         })?;
         // One that was left alone would not fit the new key. The other comes last, so that a
         // member that ends in between makes both anew.
-        remove(cert)
-            .map_err(|error| TlsError(format!("remove {}: {}", cert.display(), text(&error))))?;
+        remove(cert).map_err(|error| {
+            TlsError(format!("remove {}: {}", cert.display(), error_text(&error)))
+        })?;
         write(key, &pair.serialize_pem(), 0o600)?;
         write(cert, &made.pem(), 0o644)?;
         for (path, msg) in [(cert, "created cert file"), (key, "created key file")] {
@@ -121,7 +122,7 @@ fn write(path: &Path, contents: &str, mode: u32) -> Result<(), TlsError> {
         fs::rename(&new, path)?;
         path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
     };
-    write().map_err(|error| TlsError(format!("open {}: {}", path.display(), text(&error))))
+    write().map_err(|error| TlsError(format!("open {}: {}", path.display(), error_text(&error))))
 }
 
 /// Removes a file if it is there.

@@ -24,7 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use base::mutant::{Mutant, is_on};
@@ -299,6 +299,17 @@ impl Session {
         }
         self.catch_up()?;
         Ok(!self.catching_up.is_empty())
+    }
+
+    /// Polls as [`Session::poll`] does until there are responses, or more to read at once; takes them.
+    pub fn poll_responses(&mut self, waker: &Waker) -> Poll<Result<Vec<Response>, ReadError>> {
+        let polled = self.poll(waker);
+        let responses = self.take_responses();
+        match polled {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(more) if more || !responses.is_empty() => Poll::Ready(Ok(responses)),
+            Ok(_) => Poll::Pending,
+        }
     }
 
     fn deliver_all(&mut self, drained: Drained) {

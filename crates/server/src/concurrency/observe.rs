@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use base::Revision;
 use bytes::Bytes;
@@ -59,15 +58,7 @@ impl Feed {
                 return Ok(event);
             }
             let session = &mut self.session;
-            let responses = poll_fn(|context| {
-                let polled = session.poll(context.waker());
-                let responses = session.take_responses();
-                match polled {
-                    Err(error) => Poll::Ready(Err(error)),
-                    Ok(more) if more || !responses.is_empty() => Poll::Ready(Ok(responses)),
-                    Ok(_) => Poll::Pending,
-                }
-            });
+            let responses = poll_fn(|context| session.poll_responses(context.waker()));
             for response in responses.await? {
                 if response.canceled {
                     return Err(refused(CLOSED));

@@ -23,7 +23,7 @@ use super::keys::{self, Flat, Texts};
 use super::old::{Done, find_old};
 use super::parse::{Notice, Refusal};
 use super::{ClusterState, Config, DEFAULT_NAME, DEFAULT_PEER_URL};
-use crate::log::error_text;
+use base::go::error_text;
 
 /// Bytes that a configuration file may have.
 const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -41,7 +41,7 @@ use crate::api::Api;
 use crate::grpc::Body;
 use answer::Failure;
 use input::Input;
-use path::Target;
+pub(crate) use path::Target;
 pub(crate) use socket::Sockets;
 
 /// Bytes of JSON that are read for each byte that a message may have: base64 takes four for three.
@@ -75,17 +75,20 @@ struct Question {
     peer: PeerAddress,
 }
 
-/// Whether a request is the gateway's.
-pub(crate) fn takes(api: &Api, uri: &Uri) -> bool {
-    api.options.enable_grpc_gateway && path::target(uri).is_some()
+/// Where in the gateway a request belongs, if it does.
+pub(crate) fn target(api: &Api, uri: &Uri) -> Option<Target> {
+    if api.options.enable_grpc_gateway { path::target(uri) } else { None }
 }
 
-/// Answers a request that is the gateway's.
-pub(crate) async fn serve(api: &Arc<Api>, request: Request<Incoming>) -> Response<Body> {
-    let path = match path::target(request.uri()) {
-        Some(Target::Here(path)) => path,
-        Some(Target::Elsewhere(location)) => return path::redirect(request.method(), &location),
-        None => return answer::failure(&Failure::NOT_FOUND),
+/// Answers a request to what [`target`] has found for it.
+pub(crate) async fn serve(
+    api: &Arc<Api>,
+    target: Target,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let path = match target {
+        Target::Here(path) => path,
+        Target::Elsewhere(location) => return path::redirect(request.method(), &location),
     };
     let caller = request.extensions().get::<Caller>().cloned();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());

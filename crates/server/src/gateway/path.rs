@@ -10,7 +10,7 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 /// Where a request of the gateway goes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// To this path.
     Here(String),
     /// The client should ask there.

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use base::Revision;
@@ -64,15 +63,7 @@ pub(super) async fn run(stream: &mut Stream, mut requests: Messages) -> Result<(
     let mut gauge = Gauge::new(&api.metrics);
     let mut is_open = true;
     loop {
-        let responses = poll_fn(|context| {
-            let polled = session.poll(context.waker());
-            let responses = session.take_responses();
-            match polled {
-                Err(error) => Poll::Ready(Err(error)),
-                Ok(more) if more || !responses.is_empty() => Poll::Ready(Ok(responses)),
-                Ok(_) => Poll::Pending,
-            }
-        });
+        let responses = poll_fn(|context| session.poll_responses(context.waker()));
         let next = tokio::select! {
             biased;
             status = stream.interrupted() => return Err(canceled(status)),

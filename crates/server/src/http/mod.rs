@@ -60,18 +60,18 @@ pub(crate) async fn serve(
     {
         return refusal;
     }
-    let mut response = match *request.method() {
-        Method::OPTIONS => Response::new(Body::Empty),
+    let mut response = if request.method() == Method::OPTIONS {
+        Response::new(Body::Empty)
+    } else if let Some(target) = gateway::target(&api, request.uri()) {
+        let headers = request.headers().clone();
         // Boxed, because every request waits in as much memory as the largest kind needs.
-        _ if gateway::takes(&api, request.uri()) => {
-            let headers = request.headers().clone();
-            let mut response = Box::pin(gateway::serve(&api, request)).await;
-            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                access.allow(&headers, response.headers_mut());
-            }
-            return response;
+        let mut response = Box::pin(gateway::serve(&api, target, request)).await;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            access.allow(&headers, response.headers_mut());
         }
-        _ => route(&api, offer, &request).await,
+        return response;
+    } else {
+        route(&api, offer, &request).await
     };
     access.allow(request.headers(), response.headers_mut());
     response

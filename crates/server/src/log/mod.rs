@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(crate) use line::{Line, debug, error, fatal, info, line, panic, warn};
 pub(crate) use outlet::{flush, start};
-pub(crate) use setup::{check, configure, error_text};
+pub(crate) use setup::{check, configure};
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

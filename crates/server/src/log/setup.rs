@@ -9,6 +9,7 @@ use super::rotation::{Rotated, Rules};
 use super::sink::{self, Named, Sink};
 use super::{FORMAT, Format, Level, outlet, sample, set_level};
 use crate::config::Config;
+use base::go::error_text;
 
 const DEFAULT: &str = "default";
 const STDERR: &str = "stderr";
@@ -125,12 +126,4 @@ fn file(name: &str) -> Result<PathBuf, String> {
             Err(format!("no sink found for scheme {:?}", scheme.to_ascii_lowercase()))
         }
     }
-}
-
-/// An error of the system as Go prints it.
-pub(crate) fn error_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text);
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }

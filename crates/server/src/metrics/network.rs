@@ -38,10 +38,20 @@ fn connection(page: &mut Page, own: &str, figures: &PeerFigures) {
         let help = "Whether another member answers.";
         page.sample("etcd_network_active_peers", help, Kind::Gauge, &labels, active);
     }
-    if figures.disconnects > 0 {
-        let help = "How often another member did not answer any more.";
-        let name = "etcd_network_disconnected_peers_total";
-        page.count(name, help, &labels, figures.disconnects);
+    let help = "How often another member did not answer any more.";
+    let name = "etcd_network_disconnected_peers_total";
+    count_if_any(page, name, help, &labels, figures.disconnects);
+}
+
+fn count_if_any(
+    page: &mut Page,
+    name: &'static str,
+    help: &str,
+    labels: &[(&str, &str)],
+    count: u64,
+) {
+    if count > 0 {
+        page.count(name, help, labels, count);
     }
 }
 
@@ -64,9 +74,7 @@ fn traffic(page: &mut Page, figures: &PeerFigures) {
             figures.received_failures,
         ),
     ] {
-        if count > 0 {
-            page.count(name, help, &labels, count);
-        }
+        count_if_any(page, name, help, &labels, count);
     }
     if figures.round_trips.count > 0 {
         let help = "Time of a question and its answer.";
@@ -97,9 +105,7 @@ fn snapshots(page: &mut Page, figures: &PeerFigures) {
             figures.snapshot_receive_failures,
         ),
     ] {
-        if count > 0 {
-            page.count(name, help, &labels, count);
-        }
+        count_if_any(page, name, help, &labels, count);
     }
     if sent.count + figures.snapshot_send_failures + figures.snapshots_sending > 0 {
         let help = "Snapshots on their way to another member.";
