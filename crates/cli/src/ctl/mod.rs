@@ -12,14 +12,16 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for auth, defragmentation, mirrors, locks, elections and checks; TLS and DNS
+//! *Absent.* Commands for mirrors, locks, elections and checks; TLS and DNS
 //! discovery; the log lines that the Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
 mod alarm;
+mod auth;
 mod client;
 mod compaction;
+mod defrag;
 mod del;
 mod downgrade;
 mod endpoint;
@@ -30,11 +32,14 @@ mod global;
 mod lease;
 mod member;
 mod move_leader;
+mod password;
 mod print;
 mod put;
 mod range;
+mod role;
 mod snapshot;
 mod txn;
+mod user;
 mod version;
 mod watch;
 mod watch_args;
@@ -57,6 +62,8 @@ static ROOT: Command = Command {
         &txn::TXN,
         &compaction::COMPACTION,
         &alarm::ALARM,
+        &auth::AUTH,
+        &defrag::DEFRAG,
         &downgrade::DOWNGRADE,
         &endpoint::ENDPOINT,
         &watch::WATCH,
@@ -65,6 +72,8 @@ static ROOT: Command = Command {
         &member::MEMBER,
         &move_leader::MOVE_LEADER,
         &snapshot::SNAPSHOT,
+        &user::USER,
+        &role::ROLE,
         &OPTIONS,
         &tool::HELP,
     ],
