@@ -98,6 +98,8 @@ pub(crate) struct Command {
     pub(crate) group: Group,
     /// Whether help of the command above leaves it out, because etcd does not have it.
     pub(crate) hidden: bool,
+    /// Whether the words behind the name are no flags of this command, whatever they look like.
+    pub(crate) raw: bool,
     /// Whether the usage line leaves out that there are flags.
     pub(crate) hides_flags: bool,
     pub(crate) args: Args,
@@ -120,6 +122,7 @@ impl Command {
         style: Style::Grouped,
         group: Group::None,
         hidden: false,
+        raw: false,
         hides_flags: false,
         args: Args::Any,
         flags: &[],
@@ -198,6 +201,8 @@ pub(crate) struct Flag {
     pub(crate) usage: &'static str,
     /// Whether the command does nothing without it.
     pub(crate) required: bool,
+    /// What shells complete its value to.
+    pub(crate) values: &'static [&'static str],
 }
 
 impl Flag {
@@ -207,7 +212,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Flag {
-        Flag { name, short: None, kind, default, usage, required: false }
+        Flag { name, short: None, kind, default, usage, required: false, values: &[] }
     }
 
     /// A boolean that is false unless given.
@@ -235,6 +240,11 @@ impl Flag {
 
     pub(crate) const fn required(mut self) -> Flag {
         self.required = true;
+        self
+    }
+
+    pub(crate) const fn one_of(mut self, values: &'static [&'static str]) -> Flag {
+        self.values = values;
         self
     }
 
@@ -472,6 +482,10 @@ pub(crate) fn parse(
     let mut all = local(path);
     all.extend(inherited.iter().copied());
     all.push(&HELP);
+    if path[path.len() - 1].raw {
+        let values = Values::new(all.iter().copied());
+        return Ok(Parsed::Call(Call { root: path[0], values, args, line, inherited }));
+    }
     let (values, args) = parse_flags(&all, args)?;
     if values.bool(HELP.name) {
         return Ok(Parsed::Help);

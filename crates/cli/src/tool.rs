@@ -33,6 +33,11 @@ pub(crate) static PLAIN_HELP: Command = Command {
     ..Command::EMPTY
 };
 
+/// Whether this is the command that shows the help of others.
+pub(crate) fn is_help(command: &'static Command) -> bool {
+    std::ptr::eq(command, &HELP) || std::ptr::eq(command, &PLAIN_HELP)
+}
+
 fn run_help(call: &mut Call) -> Running<'_> {
     Box::pin(async {
         match command::find(call.root, call.args.clone()) {

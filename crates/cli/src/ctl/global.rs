@@ -96,7 +96,8 @@ pub(crate) static FLAGS: [Flag; 21] = [
         "simple",
         "set the output format (fields, json, protobuf, simple, table)",
     )
-    .short('w'),
+    .short('w')
+    .one_of(&crate::output::FORMATS),
 ];
 
 /// A message longer than this is not sent, unless `--max-request-bytes` says otherwise.

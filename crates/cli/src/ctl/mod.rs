@@ -48,10 +48,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::command::{Command, Group};
-use crate::{command, failure, help, tool};
+use crate::{command, completion, failure, help, tool};
 use print::print;
 
-static ROOT: Command = Command {
+pub(crate) static ROOT: Command = Command {
     name: "etcdctl",
     short: "A simple command line client for etcd3.",
     inherited: &global::FLAGS,
@@ -75,7 +75,10 @@ static ROOT: Command = Command {
         &user::USER,
         &role::ROLE,
         &OPTIONS,
+        &completion::COMPLETION,
         &tool::HELP,
+        &completion::COMPLETE,
+        &completion::COMPLETE_NAMES,
     ],
     ..Command::EMPTY
 };
