@@ -160,7 +160,8 @@ impl Call {
         Printer { format, hex: self.values.bool("hex"), value_only: false }
     }
 
-    fn take_environment(&mut self) -> Outcome {
+    /// Sets flags that are not given from the environment.
+    pub(super) fn take_environment(&mut self) -> Outcome {
         let mut used = Vec::new();
         for flag in &self.inherited {
             let variable = variable(flag.name);

@@ -1,128 +1,114 @@
-//! Asks for passwords: hidden on a terminal, as a line or a word of stdin elsewhere.
+//! Asks for a password: on a terminal without showing it.
 //!
-//! *Invariants.* Whatever ends a question (an answer, an error, a signal), the terminal shows again
-//! what is typed.
+//! *Invariants.* The terminal is put back as it was before anything else happens, also when the
+//! user interrupts.
 //!
-//! *Absent.* The lines in which etcdctl's helper `stty` complains that stdin is no terminal.
-//!
-//! *Contract.* speakeasy as etcd v3.7.1 uses it; `fmt.Scanf("%s")` of Go.
+//! *Contract.* `speakeasy` as etcdctl v3.7.1 uses it: the prompt and a line end go to stdout, one
+//! line is read from stdin, blanks around it do not count. Without a terminal etcdctl lets `stty`
+//! complain on stderr, which is left out.
 
-use std::io::{self, BufRead as _, Read as _};
+use std::io::{self, Read as _, Write as _};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{self, Failure, Outcome};
-use super::print::print;
-use crate::go;
 
-/// A longer line is no password.
-const LINE_BYTES_MAX: u64 = 64 << 10;
-/// How etcdctl exits when a signal ends it at a question.
-const EXIT_SIGNALLED: u8 = 255;
+/// A password that is longer is cut here.
+const PASSWORD_BYTES_MAX: usize = 64 << 10;
+/// How the process ends when the user interrupts instead of answering.
+const INTERRUPTED: u8 = 255;
 
-/// The terminal at stdin, which does not show what is typed until this is dropped.
-struct Hidden(Termios);
-
-impl Hidden {
-    /// None: stdin is no terminal.
-    fn begin() -> Option<Hidden> {
-        let shown = tcgetattr(io::stdin()).ok()?;
-        let mut hidden = shown.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(io::stdin(), OptionalActions::Now, &hidden).ok()?;
-        Some(Hidden(shown))
-    }
+/// What a byte from the terminal means.
+#[derive(Debug, PartialEq, Eq)]
+enum Key {
+    Text(u8),
+    Erase,
+    EraseAll,
+    End,
+    Interrupt,
 }
 
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        // A terminal that has gone needs nothing.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
-    }
-}
-
-/// Asks one question; white space around the answer does not belong to it.
-pub(crate) async fn ask(question: &str) -> Outcome<String> {
-    print(question.as_bytes())?;
-    let hidden = Hidden::begin();
-    let answer = tokio::task::spawn_blocking(read_line);
-    let line = if hidden.is_some() {
-        tokio::select! {
-            line = answer => line,
-            () = end_signal() => return Err(Failure::silent(EXIT_SIGNALLED)),
+impl Key {
+    fn of(byte: u8) -> Key {
+        match byte {
+            b'\n' | b'\r' | 4 => Key::End,
+            3 | 28 => Key::Interrupt,
+            8 | 0x7f => Key::Erase,
+            21 => Key::EraseAll,
+            text => Key::Text(text),
         }
-    } else {
-        answer.await
+    }
+}
+
+/// Shows the prompt and reads a line from stdin.
+pub(crate) fn ask(prompt: &str) -> Outcome<String> {
+    show(prompt)?;
+    let stdin = io::stdin();
+    let read = match tcgetattr(&stdin) {
+        Ok(before) => hidden(&before),
+        Err(_) => line(|byte| if byte == b'\n' { Key::End } else { Key::Text(byte) }),
     };
-    drop(hidden);
-    print(b"\n")?;
-    let line = line.map_err(io::Error::other).flatten().map_err(|error| {
-        let error = go::os_error(&error);
-        let reason = format!("failed to ask password: failed during password entry: {error}");
-        Failure::new(failure::BAD_ARGS, reason)
+    if let Ok(None) = read {
+        return Err(Failure::silent(INTERRUPTED));
+    }
+    show("\n")?;
+    let password = read.map_err(|error| {
+        let error = crate::go::os_error(&error);
+        Failure::new(failure::ERROR, format!("failed during password entry: {error}"))
     })?;
-    Ok(text(&line)?.trim().to_owned())
+    let password = password.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&password).trim().to_owned())
 }
 
-/// Waits for a signal that would end the process.
-async fn end_signal() {
-    let kinds = [
-        SignalKind::hangup(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-        SignalKind::terminate(),
-    ];
-    let [Ok(mut a), Ok(mut b), Ok(mut c), Ok(mut d)] = kinds.map(signal) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = a.recv() => (),
-        _ = b.recv() => (),
-        _ = c.recv() => (),
-        _ = d.recv() => (),
-    }
+fn show(text: &str) -> Outcome {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|_| Failure::silent(failure::ERROR))
 }
 
-fn read_line() -> io::Result<Vec<u8>> {
+/// Reads from a terminal that shows nothing and sends no signals meanwhile.
+fn hidden(before: &Termios) -> io::Result<Option<Vec<u8>>> {
+    let stdin = io::stdin();
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let read = line(Key::of);
+    tcsetattr(&stdin, OptionalActions::Now, before)?;
+    read
+}
+
+/// Reads until the line ends; nothing if the user interrupts. Not a byte more is taken from
+/// stdin, since the command may read it, too.
+fn line(key: impl Fn(u8) -> Key) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    io::stdin().lock().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-    if line.len() as u64 == LINE_BYTES_MAX {
-        let reason = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-        return Err(io::Error::other(reason));
+    let mut stdin = unbuffered();
+    let mut byte = [0];
+    while line.len() < PASSWORD_BYTES_MAX && stdin.read(&mut byte)? == 1 {
+        match key(byte[0]) {
+            Key::End => break,
+            Key::Interrupt => return Ok(None),
+            Key::Text(byte) => line.push(byte),
+            Key::EraseAll => line.clear(),
+            Key::Erase => {
+                // A character may be several bytes.
+                while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
+            }
+        }
     }
-    Ok(line)
+    Ok(Some(line))
 }
 
-/// Asks for a new password of `user`, twice.
-pub(crate) async fn ask_new(user: &str) -> Outcome<String> {
-    let bad = |reason| Failure::new(failure::BAD_ARGS, reason);
-    let first = ask(&format!("Password of {user}: ")).await?;
-    if first.is_empty() {
-        return Err(bad("empty password"));
+/// Stdin, from which nothing is read ahead.
+fn unbuffered() -> impl io::Read {
+    struct Bare(io::Stdin);
+    impl io::Read for Bare {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            Ok(rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut *buffer))?)
+        }
     }
-    if first != ask(&format!("Type password of {user} again for confirmation: ")).await? {
-        return Err(bad("given passwords are different"));
-    }
-    Ok(first)
-}
-
-/// The first word of stdin's first line; nothing if there is none.
-pub(crate) fn word() -> Outcome<String> {
-    first_word(&read_line().unwrap_or_default())
-}
-
-fn first_word(line: &[u8]) -> Outcome<String> {
-    Ok(text(line)?.split_whitespace().next().unwrap_or_default().to_owned())
-}
-
-/// Text of a message. Go's client finds out that it is none when it sends it.
-pub(crate) fn text(bytes: &[u8]) -> Outcome<String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| {
-        let reason = "rpc error: code = Internal desc = grpc: error while marshaling: string \
-                      field contains invalid UTF-8";
-        Failure::new(failure::ERROR, reason)
-    })
+    Bare(io::stdin())
 }
 
 #[cfg(test)]
@@ -130,12 +116,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_ends_at_white_space_and_is_on_the_first_line() {
-        for (line, word) in
-            [("secret\n", "secret"), ("  two words\n", "two"), ("\n", ""), ("", ""), ("x", "x")]
-        {
-            assert_eq!(first_word(line.as_bytes()), Ok(word.to_owned()), "{line:?}");
+    fn keys_edit_what_is_typed() {
+        for (byte, key) in [
+            (b'a', Key::Text(b'a')),
+            (b'\r', Key::End),
+            (b'\n', Key::End),
+            (4, Key::End),
+            (3, Key::Interrupt),
+            (0x7f, Key::Erase),
+            (21, Key::EraseAll),
+        ] {
+            assert_eq!(Key::of(byte), key);
         }
-        assert_eq!(first_word(b"\xff\n").unwrap_err().code, failure::ERROR);
     }
 }

@@ -8,7 +8,7 @@ use proto::etcdserverpb as pb;
 use super::client::{Client, RequestError};
 use super::command::{Arg, Call, Command, Flag, Group, Values};
 use super::failure::{self, Failure, Outcome};
-use super::password::text;
+use super::secret::text;
 use super::print::AuthAnswer;
 use super::range::prefix_end;
 

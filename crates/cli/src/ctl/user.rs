@@ -8,7 +8,7 @@ use proto::etcdserverpb as pb;
 use super::client::{Client, RequestError};
 use super::command::{Call, Command, Flag, Group, Kind};
 use super::failure::{self, Failure, Outcome};
-use super::password;
+use super::secret;
 use super::print::{AuthAnswer, print};
 
 pub(crate) static USER: Command = Command {
@@ -102,13 +102,13 @@ fn name(call: &Call, command: &str) -> Outcome<String> {
         let reason = format!("user {command} command requires user name as its argument");
         return Err(bad(&reason));
     };
-    password::text(name)
+    secret::text(name)
 }
 
 /// The user's name and the role's.
 fn pair(call: &Call, reason: &str) -> Outcome<(String, String)> {
     let [user, role] = call.args.as_slice() else { return Err(bad(reason)) };
-    Ok((password::text(user)?, password::text(role)?))
+    Ok((secret::text(user)?, secret::text(role)?))
 }
 
 async fn connect(call: &mut Call) -> Outcome<Client> {
@@ -116,12 +116,12 @@ async fn connect(call: &mut Call) -> Outcome<Client> {
 }
 
 /// The password that `--interactive` says where to find.
-async fn new_password(call: &Call, user: &str) -> Outcome<String> {
-    if call.values.bool("interactive") { password::ask_new(user).await } else { password::word() }
+fn new_password(call: &Call, user: &str) -> Outcome<String> {
+    if call.values.bool("interactive") { secret::ask(user) } else { secret::word() }
 }
 
 /// What to add: the flags win over a password behind the name.
-async fn new_user(call: &Call) -> Outcome<pb::AuthUserAddRequest> {
+fn new_user(call: &Call) -> Outcome<pb::AuthUserAddRequest> {
     let name = name(call, "add")?;
     let given = call.values.text("new-user-password");
     let no_password = call.values.bool("no-password");
@@ -135,7 +135,7 @@ async fn new_user(call: &Call) -> Outcome<pb::AuthUserAddRequest> {
         }
         (name.to_owned(), password.to_owned())
     } else {
-        let password = new_password(call, &name).await?;
+        let password = new_password(call, &name)?;
         (name, password)
     };
     let options = Some(UserAddOptions { no_password });
@@ -143,7 +143,7 @@ async fn new_user(call: &Call) -> Outcome<pb::AuthUserAddRequest> {
 }
 
 async fn add(call: &mut Call) -> Outcome {
-    let request = new_user(call).await?;
+    let request = new_user(call)?;
     let client = connect(call).await?;
     let answer = client.ask(&request, async |r| client.auth().user_add(r).await).await;
     let header = answer.map_err(RequestError::fail)?.header;
@@ -195,7 +195,7 @@ async fn list(call: &mut Call) -> Outcome {
 
 async fn passwd(call: &mut Call) -> Outcome {
     let name = name(call, "passwd")?;
-    let password = new_password(call, &name).await?;
+    let password = new_password(call, &name)?;
     let client = connect(call).await?;
     let request = pb::AuthUserChangePasswordRequest { name, password, ..Default::default() };
     let answer = client.ask(&request, async |r| client.auth().user_change_password(r).await).await;

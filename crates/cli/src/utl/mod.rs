@@ -28,6 +28,8 @@ mod migrate;
 mod snapshot;
 mod version;
 
+pub(crate) use snapshot::old_status;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
