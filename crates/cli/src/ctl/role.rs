@@ -8,9 +8,9 @@ use proto::etcdserverpb as pb;
 use super::client::{Client, RequestError};
 use super::command::{Arg, Call, Command, Flag, Group, Values};
 use super::failure::{self, Failure, Outcome};
-use super::secret::text;
 use super::print::AuthAnswer;
 use super::range::prefix_end;
+use super::secret::text;
 
 pub(crate) static ROLE: Command = Command {
     name: "role",

@@ -8,8 +8,8 @@ use proto::etcdserverpb as pb;
 use super::client::{Client, RequestError};
 use super::command::{Call, Command, Flag, Group, Kind};
 use super::failure::{self, Failure, Outcome};
-use super::secret;
 use super::print::{AuthAnswer, print};
+use super::secret;
 
 pub(crate) static USER: Command = Command {
     name: "user",
