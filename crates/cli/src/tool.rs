@@ -69,7 +69,7 @@ pub(crate) fn main(root: &'static Command, args: impl Iterator<Item = OsString>)
 }
 
 /// The failure of a line that is no call of a command.
-fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
+pub(crate) fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
     let mut text = format!("Error: {reason}\n{advice}\n");
     if root.style == Style::Plain {
         text += &format!("Error: {reason}\n");

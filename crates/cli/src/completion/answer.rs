@@ -5,13 +5,15 @@ use std::io::Write as _;
 use crate::command::{
     self, Arg, Args, Call, Command, Flag, HELP, Kind, Style, inherited, local, parse_flags,
 };
-use crate::failure::{self, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::output::print;
-use crate::tool;
+use crate::{help, tool};
 
 /// Answers the scripts of shells that show descriptions.
 pub(crate) static COMPLETE: Command = Command {
     name: "__complete",
+    usage: "[command-line]",
+    hides_flags: true,
     hidden: true,
     raw: true,
     run: Some(|call| Box::pin(async { run(call, true) })),
@@ -87,17 +89,14 @@ fn run(call: &mut Call, described: bool) -> Outcome {
     Ok(())
 }
 
-fn no_line(root: &Command) -> Failure {
-    let error = "Error: requires at least 1 arg(s), only received 0\n";
-    let mut text = format!(
-        "{error}Usage:\n  {} __complete [command-line]\n\nAliases:\n  __complete, \
-         __completeNoDesc\n\nFlags:\n  -h, --help   help for __complete\n\n",
-        root.name
+/// The failure of a call without a line.
+fn no_line(root: &'static Command) -> Failure {
+    let usage = help::usage(&[root, &COMPLETE]).replacen(
+        "\n\nFlags:",
+        "\n\nAliases:\n  __complete, __completeNoDesc\n\nFlags:",
+        1,
     );
-    if root.style == Style::Plain {
-        text.push_str(error);
-    }
-    Failure { code: failure::ERROR, text }
+    tool::misused(root, "requires at least 1 arg(s), only received 0", &usage)
 }
 
 /// Words in the way in which Go prints a list.

@@ -132,7 +132,7 @@ fn places(path: &[&'static Command]) -> Vec<Place> {
         _ => command.commands.iter().filter(|c| !c.hidden).map(|command| command.name).collect(),
     };
     let mut all = vec![Place { path: names(path).join(" "), commands, flags }];
-    for child in command.commands {
+    for child in command.commands.iter().filter(|child| !child.hidden) {
         all.extend(places(&[path, &[*child]].concat()));
     }
     all

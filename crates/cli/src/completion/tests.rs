@@ -28,7 +28,7 @@ fn what_follows_depends_on_what_is_there() {
         (&["completion", "fish", ""], ":"),
         (&["help", "snapshot", "r"], "restore"),
         // What is required comes first.
-        (&["migrate", ""], "--data-dir --target-version"),
+        (&["migrate", ""], ":--data-dir --target-version"),
         (&["migrate", "--data-dir", "x", "--"], "--target-version"),
         (&["hashkv", "--r"], "--rev"),
         (&["hashkv", "-"], "--timeout --write-out -w --help -h --rev"),
@@ -39,7 +39,11 @@ fn what_follows_depends_on_what_is_there() {
         (&["hashkv", "--", "-"], ":"),
         (&["hashkv", "-h", ""], ""),
         (&["nosuch", ""], "! unable to find a command for arguments: [nosuch]"),
-        (&["hashkv", "--nosuch", ""], "! Subcommand 'hashkv' does not support flag 'nosuch'"),
+        (&["hashkv", "-x="], "! Subcommand 'hashkv' does not support flag 'x'"),
+        (
+            &["hashkv", "--nosuch", ""],
+            "! Error while parsing flags from args [--nosuch]: unknown flag: --nosuch",
+        ),
         (
             &["hashkv", "--rev=x", ""],
             "! Error while parsing flags from args [--rev=x]: invalid argument \"x\" for \"--rev\" \
