@@ -135,10 +135,16 @@ func TestCtlSnapshotOld(t *testing.T) {
 		"snapshot restore s.db --data-dir no3 --name m3",
 	} {
 		var seen [2]string
+		done := make(chan int)
 		for i, u := range both {
-			stdout, stderr, code := u.run(strings.Fields(line)...)
-			seen[i] = fmt.Sprintf("%s%sexit %d\n", stdout, mark(oldLog(stderr)), code)
+			go func() {
+				stdout, stderr, code := u.run(strings.Fields(line)...)
+				seen[i] = fmt.Sprintf("%s%sexit %d\n", stdout, mark(oldLog(stderr)), code)
+				done <- i
+			}()
 		}
+		<-done
+		<-done
 		compared++
 		if seen[0] != seen[1] {
 			t.Errorf("%s\netcdctl 3.5:\n%squorate ctl:\n%s", line, seen[0], seen[1])
