@@ -162,34 +162,10 @@ impl Kind {
             Kind::Int => Value::Int(go::parse_int(text, 0)?),
             Kind::Uint => Value::Uint(go::parse_uint(text)?),
             Kind::Text => Value::Text(text.to_owned()),
-            Kind::Words => Value::Words(split_csv(text)),
+            Kind::Words => Value::Words(go::split_csv(text)),
             Kind::Duration => Value::Duration(go::parse_duration(text)?),
         })
     }
-}
-
-/// Comma separated words, of which some may be quoted.
-fn split_csv(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    if text.is_empty() {
-        return words;
-    }
-    let mut word = String::new();
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                word.push('"');
-            }
-            '"' if quoted || word.is_empty() => quoted = !quoted,
-            ',' if !quoted => words.push(std::mem::take(&mut word)),
-            _ => word.push(c),
-        }
-    }
-    words.push(word);
-    words
 }
 
 /// One flag of a command.
@@ -482,11 +458,11 @@ pub(crate) fn parse(
     let mut all = local(path);
     all.extend(inherited.iter().copied());
     all.push(&HELP);
-    if path[path.len() - 1].raw {
-        let values = Values::new(all.iter().copied());
-        return Ok(Parsed::Call(Call { root: path[0], values, args, line, inherited }));
-    }
-    let (values, args) = parse_flags(&all, args)?;
+    let (values, args) = if path[path.len() - 1].raw {
+        (Values::new(all.iter().copied()), args)
+    } else {
+        parse_flags(&all, args)?
+    };
     if values.bool(HELP.name) {
         return Ok(Parsed::Help);
     }
