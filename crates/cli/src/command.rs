@@ -81,6 +81,7 @@ pub(crate) enum Group {
     None,
     KeyValue,
     Maintenance,
+    Authentication,
     Utility,
 }
 
@@ -97,6 +98,8 @@ pub(crate) struct Command {
     pub(crate) group: Group,
     /// Whether help of the command above leaves it out, because etcd does not have it.
     pub(crate) hidden: bool,
+    /// Whether the words behind the name are no flags of this command, whatever they look like.
+    pub(crate) raw: bool,
     /// Whether the usage line leaves out that there are flags.
     pub(crate) hides_flags: bool,
     pub(crate) args: Args,
@@ -119,6 +122,7 @@ impl Command {
         style: Style::Grouped,
         group: Group::None,
         hidden: false,
+        raw: false,
         hides_flags: false,
         args: Args::Any,
         flags: &[],
@@ -158,34 +162,10 @@ impl Kind {
             Kind::Int => Value::Int(go::parse_int(text, 0)?),
             Kind::Uint => Value::Uint(go::parse_uint(text)?),
             Kind::Text => Value::Text(text.to_owned()),
-            Kind::Words => Value::Words(split_csv(text)),
+            Kind::Words => Value::Words(go::split_csv(text)),
             Kind::Duration => Value::Duration(go::parse_duration(text)?),
         })
     }
-}
-
-/// Comma separated words, of which some may be quoted.
-fn split_csv(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    if text.is_empty() {
-        return words;
-    }
-    let mut word = String::new();
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                word.push('"');
-            }
-            '"' if quoted || word.is_empty() => quoted = !quoted,
-            ',' if !quoted => words.push(std::mem::take(&mut word)),
-            _ => word.push(c),
-        }
-    }
-    words.push(word);
-    words
 }
 
 /// One flag of a command.
@@ -197,6 +177,8 @@ pub(crate) struct Flag {
     pub(crate) usage: &'static str,
     /// Whether the command does nothing without it.
     pub(crate) required: bool,
+    /// What shells complete its value to.
+    pub(crate) values: &'static [&'static str],
 }
 
 impl Flag {
@@ -206,7 +188,7 @@ impl Flag {
         default: &'static str,
         usage: &'static str,
     ) -> Flag {
-        Flag { name, short: None, kind, default, usage, required: false }
+        Flag { name, short: None, kind, default, usage, required: false, values: &[] }
     }
 
     /// A boolean that is false unless given.
@@ -234,6 +216,11 @@ impl Flag {
 
     pub(crate) const fn required(mut self) -> Flag {
         self.required = true;
+        self
+    }
+
+    pub(crate) const fn one_of(mut self, values: &'static [&'static str]) -> Flag {
+        self.values = values;
         self
     }
 
@@ -471,7 +458,11 @@ pub(crate) fn parse(
     let mut all = local(path);
     all.extend(inherited.iter().copied());
     all.push(&HELP);
-    let (values, args) = parse_flags(&all, args)?;
+    let (values, args) = if path[path.len() - 1].raw {
+        (Values::new(all.iter().copied()), args)
+    } else {
+        parse_flags(&all, args)?
+    };
     if values.bool(HELP.name) {
         return Ok(Parsed::Help);
     }

@@ -206,6 +206,30 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Comma separated words, of which some may be quoted.
+pub(crate) fn split_csv(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    if text.is_empty() {
+        return words;
+    }
+    let mut word = String::new();
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                word.push('"');
+            }
+            '"' if quoted || word.is_empty() => quoted = !quoted,
+            ',' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    words.push(word);
+    words
+}
+
 /// Go's `time.ParseDuration`; a negative duration counts as zero, since no flag means one.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let quoted = quote(text.as_bytes());

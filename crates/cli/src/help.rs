@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use crate::command::{Arg, Command, Flag, Group, HELP, Kind, Style, inherited, local, names};
 use crate::go;
 
-const GROUPS: [(Group, &str); 3] = [
+const GROUPS: &[(Group, &str)] = &[
     (Group::KeyValue, "Key-value commands"),
     (Group::Maintenance, "Cluster maintenance commands"),
+    (Group::Authentication, "Authentication commands"),
     (Group::Utility, "Utility commands"),
 ];
 
@@ -101,7 +102,7 @@ fn commands(out: &mut String, command: &Command, grouped: bool) {
     };
     if grouped {
         for (group, title) in GROUPS {
-            list(title, Some(group));
+            list(title, Some(*group));
         }
     } else {
         list("Available Commands:", None);

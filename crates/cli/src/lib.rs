@@ -5,6 +5,7 @@
 //! that know their formats.
 
 mod command;
+mod completion;
 pub mod ctl;
 mod failure;
 mod go;

@@ -14,6 +14,9 @@ pub(crate) enum Format {
     Protobuf,
 }
 
+/// All of them by name.
+pub(crate) const FORMATS: [&str; 5] = ["fields", "json", "protobuf", "simple", "table"];
+
 impl Format {
     pub(crate) fn parse(name: &str) -> Option<Format> {
         Some(match name {

@@ -33,6 +33,11 @@ pub(crate) static PLAIN_HELP: Command = Command {
     ..Command::EMPTY
 };
 
+/// Whether this is the command that shows the help of others.
+pub(crate) fn is_help(command: &'static Command) -> bool {
+    std::ptr::eq(command, &HELP) || std::ptr::eq(command, &PLAIN_HELP)
+}
+
 fn run_help(call: &mut Call) -> Running<'_> {
     Box::pin(async {
         match command::find(call.root, call.args.clone()) {
@@ -64,7 +69,7 @@ pub(crate) fn main(root: &'static Command, args: impl Iterator<Item = OsString>)
 }
 
 /// The failure of a line that is no call of a command.
-fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
+pub(crate) fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
     let mut text = format!("Error: {reason}\n{advice}\n");
     if root.style == Style::Plain {
         text += &format!("Error: {reason}\n");
@@ -72,20 +77,45 @@ fn misused(root: &Command, reason: &str, advice: &str) -> Failure {
     Failure { code: failure::ERROR, text }
 }
 
-/// The same with the words of the line, as far as the exit.
-pub(crate) fn dispatch(root: &'static Command, line: Vec<Arg>) -> Outcome {
+/// The effect of a command.
+type Run = for<'a> fn(&'a mut Call) -> Running<'a>;
+
+/// The effect that a line means, and what it is given. The line is one tool's call of another, and
+/// asks for no help.
+pub(crate) fn resolve(root: &'static Command, line: Vec<Arg>) -> Outcome<(Run, Call)> {
+    match understand(root, line)? {
+        Meaning::Call(run, call) => Ok((run, call)),
+        Meaning::Help(text) => Err(Failure { code: failure::ERROR, text }),
+    }
+}
+
+enum Meaning {
+    Call(Run, Call),
+    Help(String),
+}
+
+fn understand(root: &'static Command, line: Vec<Arg>) -> Outcome<Meaning> {
     let (path, args) = command::find(root, line.clone()).map_err(|word| {
         let advice = format!("Run '{} --help' for usage.", root.name);
         misused(root, &help::unknown_command(root, &word), &advice)
     })?;
     let command = path[path.len() - 1];
-    let mut call = match command::parse(&path, line, args) {
+    let call = match command::parse(&path, line, args) {
         Ok(Parsed::Call(call)) => call,
-        Ok(Parsed::Help) => return print(help::help(&path).as_bytes()),
+        Ok(Parsed::Help) => return Ok(Meaning::Help(help::help(&path))),
         Err(reason) => return Err(misused(root, &reason, &help::usage(&path))),
     };
-    let Some(run) = command.run else {
-        return print(help::help(&path).as_bytes());
+    Ok(match command.run {
+        Some(run) => Meaning::Call(run, call),
+        None => Meaning::Help(help::help(&path)),
+    })
+}
+
+/// Does what the words of a line mean, as far as the exit.
+pub(crate) fn dispatch(root: &'static Command, line: Vec<Arg>) -> Outcome {
+    let (run, mut call) = match understand(root, line)? {
+        Meaning::Call(run, call) => (run, call),
+        Meaning::Help(text) => return print(text.as_bytes()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -58,6 +58,6 @@ fn wrong_flags_are_told_as_pflag_tells_them() {
 
 #[test]
 fn endpoints_may_be_quoted() {
-    assert_eq!(split_csv("a,\"b,c\"\"d\",,e"), ["a", "b,c\"d", "", "e"]);
-    assert!(split_csv("").is_empty());
+    assert_eq!(go::split_csv("a,\"b,c\"\"d\",,e"), ["a", "b,c\"d", "", "e"]);
+    assert!(go::split_csv("").is_empty());
 }

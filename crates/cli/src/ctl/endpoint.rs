@@ -162,13 +162,17 @@ fn complain(what: &str, endpoint: &str, error: &RequestError) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-async fn connect(settings: &Settings, endpoint: &str) -> Outcome<Result<Client, RequestError>> {
+/// Connects to one endpoint, for as long as a command may take.
+pub(super) async fn connect(
+    settings: &Settings,
+    endpoint: &str,
+) -> Outcome<Result<Client, RequestError>> {
     let deadline = Instant::now() + settings.command_timeout;
     Client::connect_to(settings, &[endpoint.to_owned()], Some(deadline)).await
 }
 
 /// The endpoints to ask: as given, or all that the cluster's members advertise.
-async fn endpoints(call: &Call, settings: &Settings) -> Outcome<Vec<String>> {
+pub(super) async fn endpoints(call: &Call, settings: &Settings) -> Outcome<Vec<String>> {
     if !call.values.bool("cluster") {
         return Ok(call.values.words("endpoints").to_vec());
     }

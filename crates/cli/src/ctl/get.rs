@@ -15,9 +15,11 @@ pub(crate) static GET: Command = Command {
     short: "Gets the key or a range of keys",
     group: Group::KeyValue,
     flags: &[
-        Flag::text("consistency", "l", "Linearizable(l) or Serializable(s)"),
-        Flag::text("order", "", "Order of results; ASCEND or DESCEND (ASCEND by default)"),
-        Flag::text("sort-by", "", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION"),
+        Flag::text("consistency", "l", "Linearizable(l) or Serializable(s)").one_of(&["l", "s"]),
+        Flag::text("order", "", "Order of results; ASCEND or DESCEND (ASCEND by default)")
+            .one_of(&["ASCEND", "DESCEND"]),
+        Flag::text("sort-by", "", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION")
+            .one_of(&["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]),
         Flag::int("limit", "Maximum number of results"),
         Flag::bool("prefix", "Get keys with matching prefix"),
         Flag::bool(

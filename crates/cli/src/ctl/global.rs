@@ -96,7 +96,8 @@ pub(crate) static FLAGS: [Flag; 21] = [
         "simple",
         "set the output format (fields, json, protobuf, simple, table)",
     )
-    .short('w'),
+    .short('w')
+    .one_of(&crate::output::FORMATS),
 ];
 
 /// A message longer than this is not sent, unless `--max-request-bytes` says otherwise.
@@ -159,7 +160,8 @@ impl Call {
         Printer { format, hex: self.values.bool("hex"), value_only: false }
     }
 
-    fn take_environment(&mut self) -> Outcome {
+    /// Sets flags that are not given from the environment.
+    pub(super) fn take_environment(&mut self) -> Outcome {
         let mut used = Vec::new();
         for flag in &self.inherited {
             let variable = variable(flag.name);

@@ -12,14 +12,16 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for auth, defragmentation, mirrors, locks, elections and checks; TLS and DNS
+//! *Absent.* Commands for mirrors, locks, elections and checks; TLS and DNS
 //! discovery; the log lines that the Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
 mod alarm;
+mod auth;
 mod client;
 mod compaction;
+mod defrag;
 mod del;
 mod downgrade;
 mod endpoint;
@@ -30,11 +32,16 @@ mod global;
 mod lease;
 mod member;
 mod move_leader;
+mod password;
 mod print;
 mod put;
 mod range;
+mod role;
+mod secret;
 mod snapshot;
+mod snapshot_old;
 mod txn;
+mod user;
 mod version;
 mod watch;
 mod watch_args;
@@ -43,10 +50,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::command::{Command, Group};
-use crate::{command, failure, help, tool};
+use crate::{command, completion, failure, help, tool};
 use print::print;
 
-static ROOT: Command = Command {
+pub(crate) static ROOT: Command = Command {
     name: "etcdctl",
     short: "A simple command line client for etcd3.",
     inherited: &global::FLAGS,
@@ -57,6 +64,8 @@ static ROOT: Command = Command {
         &txn::TXN,
         &compaction::COMPACTION,
         &alarm::ALARM,
+        &auth::AUTH,
+        &defrag::DEFRAG,
         &downgrade::DOWNGRADE,
         &endpoint::ENDPOINT,
         &watch::WATCH,
@@ -65,8 +74,13 @@ static ROOT: Command = Command {
         &member::MEMBER,
         &move_leader::MOVE_LEADER,
         &snapshot::SNAPSHOT,
+        &user::USER,
+        &role::ROLE,
         &OPTIONS,
+        &completion::COMPLETION,
         &tool::HELP,
+        &completion::COMPLETE,
+        &completion::COMPLETE_NAMES,
     ],
     ..Command::EMPTY
 };
@@ -127,7 +141,11 @@ mod tests {
     fn every_command_has_valid_defaults_and_help() {
         fn visit(path: &[&'static Command]) {
             let command = path[path.len() - 1];
-            assert!(matches!(command::parse(path, vec![], vec![]), Ok(Parsed::Call(_))));
+            let args = match command.args {
+                command::Args::OneOf(choices) => words(choices[0]),
+                _ => Vec::new(),
+            };
+            assert!(matches!(command::parse(path, vec![], args), Ok(Parsed::Call(_))));
             let text = help::help(path);
             assert!(text.contains("Usage:\n") && text.ends_with(".\n"), "{text}");
             assert!(command.run.is_some() == command.commands.is_empty());

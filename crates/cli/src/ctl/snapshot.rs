@@ -19,6 +19,7 @@ use super::command::{Call, Command, Group};
 use super::failure::{self, Failure, Outcome};
 use super::global::{Settings, log_line};
 use super::print::print;
+use super::snapshot_old::{RESTORE, STATUS};
 use crate::go;
 
 const EXAMPLE: &str = "  # Save snapshot to a given file
@@ -45,7 +46,7 @@ pub(crate) static SNAPSHOT: Command = Command {
     short: "Manages etcd node snapshots",
     example: EXAMPLE,
     group: Group::Maintenance,
-    commands: &[&SAVE],
+    commands: &[&SAVE, &RESTORE, &STATUS],
     ..Command::EMPTY
 };
 

@@ -19,7 +19,6 @@
 //!
 //! *Contract.* `etcdutl/` of etcd v3.7.1.
 
-mod completion;
 mod defrag;
 mod files;
 mod hashkv;
@@ -29,13 +28,15 @@ mod migrate;
 mod snapshot;
 mod version;
 
+pub(crate) use snapshot::old_status;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::command::{Call, Command, Flag, Kind, Style};
 use crate::failure::{self, Failure, Outcome};
-use crate::output::Format;
-use crate::tool;
+use crate::output::{FORMATS, Format};
+use crate::{completion, tool};
 
 static FLAGS: [Flag; 2] = [
     Flag::new(
@@ -49,10 +50,11 @@ static FLAGS: [Flag; 2] = [
         "simple",
         "set the output format (fields, json, protobuf, simple, table)",
     )
-    .short('w'),
+    .short('w')
+    .one_of(&FORMATS),
 ];
 
-static ROOT: Command = Command {
+pub(crate) static ROOT: Command = Command {
     name: "etcdutl",
     short: "An administrative command line tool for etcd3.",
     style: Style::Plain,
@@ -62,10 +64,12 @@ static ROOT: Command = Command {
         &snapshot::SNAPSHOT,
         &hashkv::HASHKV,
         &version::VERSION,
-        &completion::COMPLETION,
+        &completion::PLAIN_COMPLETION,
         &migrate::MIGRATE,
         &inspect::INSPECT,
         &tool::PLAIN_HELP,
+        &completion::COMPLETE,
+        &completion::COMPLETE_NAMES,
     ],
     ..Command::EMPTY
 };

@@ -64,6 +64,8 @@ impl Disk for Real {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // What stands above a relative path of one name is nothing, by name.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         fs::File::open(path)?.sync_all()
     }
 }
@@ -296,6 +298,7 @@ mod tests {
         Real.rename(&inner.join("c"), &inner.join("0")).unwrap();
         Real.remove(&inner.join("b")).unwrap();
         Real.sync_dir(&inner).unwrap();
+        Real.sync_dir(Path::new("log").parent().unwrap()).unwrap();
         assert_eq!(Real.list(&inner).unwrap(), [PathBuf::from("0"), PathBuf::from("a")]);
         assert!(Real.open(&inner.join("b"), Open::Write).is_err());
         Real.remove_dir_all(&dir.path().join("x")).unwrap();

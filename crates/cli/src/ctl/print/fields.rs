@@ -10,22 +10,35 @@ use super::{Answer, alarm_type, event_type};
 use crate::go;
 
 pub(super) fn render(answer: &Answer, hex: bool) -> Vec<u8> {
-    let mut fields = Fields { hex, out: String::new() };
+    let mut fields = Fields::new(hex);
     fields.answer(answer);
-    fields.out.into_bytes()
+    fields.end().into_bytes()
 }
 
-struct Fields {
+pub(super) struct Fields {
     hex: bool,
     out: String,
 }
 
 impl Fields {
-    fn field(&mut self, name: &str, value: impl Display) {
+    pub(super) fn new(hex: bool) -> Fields {
+        Fields { hex, out: String::new() }
+    }
+
+    pub(super) fn end(self) -> String {
+        self.out
+    }
+
+    pub(super) fn line(&mut self, line: &str) {
+        self.out.push_str(line);
+        self.out.push('\n');
+    }
+
+    pub(super) fn field(&mut self, name: &str, value: impl Display) {
         let _ = writeln!(self.out, "\"{name}\" : {value}");
     }
 
-    fn quoted(&mut self, name: &str, value: &[u8]) {
+    pub(super) fn quoted(&mut self, name: &str, value: &[u8]) {
         self.field(name, go::quote(value));
     }
 
@@ -38,7 +51,7 @@ impl Fields {
         if self.hex { self.field(name, format_args!("{id:016x}")) } else { self.field(name, id) }
     }
 
-    fn header(&mut self, header: Option<&pb::ResponseHeader>) {
+    pub(super) fn header(&mut self, header: Option<&pb::ResponseHeader>) {
         let header = header.copied().unwrap_or_default();
         self.id("ClusterID", header.cluster_id);
         self.id("MemberID", header.member_id);

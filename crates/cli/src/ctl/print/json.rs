@@ -68,10 +68,10 @@ pub(super) fn render(answer: &Answer, hex: bool) -> Vec<u8> {
 }
 
 /// A JSON object under construction.
-struct Object(String);
+pub(super) struct Object(String);
 
 impl Object {
-    fn new() -> Object {
+    pub(super) fn new() -> Object {
         Object(String::from("{"))
     }
 
@@ -104,12 +104,12 @@ impl Object {
 
     // The following leave a field out that holds nothing.
 
-    fn nonzero(self, name: &str, value: impl Into<i128>) -> Object {
+    pub(super) fn nonzero(self, name: &str, value: impl Into<i128>) -> Object {
         let value = value.into();
         if value == 0 { self } else { self.number(name, value) }
     }
 
-    fn when(self, name: &str, value: bool) -> Object {
+    pub(super) fn when(self, name: &str, value: bool) -> Object {
         if value { self.bool(name, value) } else { self }
     }
 
@@ -117,7 +117,7 @@ impl Object {
         if value.is_empty() { self } else { self.text(name, value) }
     }
 
-    fn some_bytes(self, name: &str, value: &[u8]) -> Object {
+    pub(super) fn some_bytes(self, name: &str, value: &[u8]) -> Object {
         if value.is_empty() { self } else { self.raw(name, &bytes(value)) }
     }
 
@@ -128,11 +128,11 @@ impl Object {
         }
     }
 
-    fn list(self, name: &str, values: impl ExactSizeIterator<Item = String>) -> Object {
+    pub(super) fn list(self, name: &str, values: impl ExactSizeIterator<Item = String>) -> Object {
         if values.len() == 0 { self } else { self.raw(name, &array(values)) }
     }
 
-    fn end(mut self) -> String {
+    pub(super) fn end(mut self) -> String {
         self.0.push('}');
         self.0
     }
@@ -151,7 +151,7 @@ fn bytes(value: &[u8]) -> String {
     format!("\"{}\"", STANDARD.encode(value))
 }
 
-fn texts(values: &[String]) -> impl ExactSizeIterator<Item = String> {
+pub(super) fn texts(values: &[String]) -> impl ExactSizeIterator<Item = String> {
     values.iter().map(|value| {
         let mut out = String::new();
         go::json_string(&mut out, value);
@@ -174,7 +174,7 @@ fn header(header: &pb::ResponseHeader) -> String {
     header_fields(Object::new(), Some(header)).end()
 }
 
-fn with_header(from: Option<&pb::ResponseHeader>) -> Object {
+pub(super) fn with_header(from: Option<&pb::ResponseHeader>) -> Object {
     Object::new().some("header", from.map(header))
 }
 

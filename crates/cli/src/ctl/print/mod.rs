@@ -5,6 +5,7 @@
 //!
 //! *Contract.* `etcdctl/ctlv3/command/printer*.go` of etcd v3.7.1.
 
+mod auth;
 mod fields;
 mod json;
 mod simple;
@@ -23,6 +24,7 @@ use crate::failure::{self, Failure, Outcome};
 use crate::go;
 use crate::output::unsupported;
 pub(crate) use crate::output::{Format, print};
+pub(crate) use auth::AuthAnswer;
 
 /// What a command has to say.
 pub(crate) enum Answer {

@@ -11,6 +11,7 @@ mod tests;
 
 use crate::command::Command;
 
+pub(crate) use status::old_status;
 pub(super) use status::status;
 
 pub(super) static SNAPSHOT: Command = Command {

@@ -15,7 +15,7 @@ use crate::command::{Call, Command, Running};
 use crate::failure::{self, Failure, Outcome};
 use crate::go;
 use crate::output::{Format, print, unsupported};
-use crate::table::table;
+use crate::table::{ascii_table, table};
 use crate::utl::fail;
 use crate::utl::files::{check_exists, damage, open_to_read, path};
 
@@ -29,16 +29,28 @@ pub(super) static STATUS: Command = Command {
 
 fn run(call: &mut Call) -> Running<'_> {
     Box::pin(async {
-        let [file] = call.args.as_slice() else {
-            let reason = "snapshot status requires exactly one argument";
-            return Err(Failure::new(failure::BAD_ARGS, reason));
-        };
-        let file = path(file);
-        check_exists(&file)?;
-        let format = call.format()?;
-        let status = status(&open_to_read(call, &file)?, &file)?;
+        let (status, format) = read(call)?;
         print(status.render(format)?.as_bytes())
     })
+}
+
+/// What the file holds that is the only argument, and the format in which to tell.
+fn read(call: &Call) -> Outcome<(Status, Format)> {
+    let [file] = call.args.as_slice() else {
+        let reason = "snapshot status requires exactly one argument";
+        return Err(Failure::new(failure::BAD_ARGS, reason));
+    };
+    let file = path(file);
+    check_exists(&file)?;
+    let format = call.format()?;
+    Ok((status(&open_to_read(call, &file)?, &file)?, format))
+}
+
+/// The same in the form that etcdctl had up to 3.5: the keys are all rows of all buckets, and there
+/// is no version.
+pub(crate) fn old_status(call: &Call) -> Outcome<String> {
+    let (status, format) = read(call)?;
+    status.render_old(format)
 }
 
 /// What there is to say about a snapshot.
@@ -49,6 +61,8 @@ pub(in crate::utl) struct Status {
     pub(in crate::utl) revision: i64,
     /// Keys that are not deleted.
     pub(in crate::utl) keys: usize,
+    /// Rows of all buckets.
+    rows: usize,
     bytes: u64,
     /// The version of the rows; empty before 3.6.
     version: String,
@@ -60,6 +74,7 @@ pub(in crate::utl) fn status(view: &View, file: &Path) -> Outcome<Status> {
         hash: 0,
         revision: 0,
         keys: 0,
+        rows: 0,
         bytes: view.size_bytes(),
         version: storage_version(view, file)?,
     };
@@ -79,6 +94,7 @@ pub(in crate::utl) fn status(view: &View, file: &Path) -> Outcome<Status> {
             }
             before.clear();
             before.extend_from_slice(name);
+            status.rows += 1;
             status.hash = crc32c::crc32c_append(status.hash, name);
             status.hash = crc32c::crc32c_append(status.hash, row);
             if bucket == schema::KEY {
@@ -113,7 +129,7 @@ pub(super) fn storage_version(view: &View, file: &Path) -> Outcome<String> {
 
 impl Status {
     fn render(&self, format: Format) -> Outcome<String> {
-        let Self { hash, revision, keys, bytes, version } = self;
+        let Self { hash, revision, keys, bytes, version, .. } = self;
         let row = || {
             let size = go::human_bytes(*bytes);
             vec![format!("{hash:x}"), revision.to_string(), keys.to_string(), size]
@@ -137,6 +153,25 @@ impl Status {
                 row.push(version.clone());
                 table(&["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"], &[row])
             }
+            Format::Protobuf => return Err(unsupported("protobuf")),
+        })
+    }
+
+    fn render_old(&self, format: Format) -> Outcome<String> {
+        let Self { hash, revision, rows, bytes, .. } = self;
+        let size = go::human_bytes(*bytes);
+        let row = vec![format!("{hash:x}"), revision.to_string(), rows.to_string(), size];
+        Ok(match format {
+            Format::Simple => row.join(", ") + "\n",
+            Format::Json => format!(
+                "{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{rows},\
+                 \"totalSize\":{bytes}}}\n"
+            ),
+            Format::Fields => format!(
+                "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {rows}\n\
+                 \"Size\" : {bytes}\n"
+            ),
+            Format::Table => ascii_table(&["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"], &[row]),
             Format::Protobuf => return Err(unsupported("protobuf")),
         })
     }
