@@ -7,6 +7,7 @@
 //!  defrag ──────────────────► db.tmp.defrag ─► db         the same
 //!  migrate ─────────────────► one commit of the database
 //!  inspect PATH ────────────► what stands there, and what is damaged (ours alone)
+//!  rescue DIR... ───────────► member.tmp/ ─► member/      of what a cluster left (ours alone)
 //! ```
 //!
 //! *Invariants.*
@@ -26,6 +27,7 @@ mod hashkv;
 mod inspect;
 mod log;
 mod migrate;
+mod rescue;
 mod snapshot;
 mod version;
 
@@ -65,6 +67,7 @@ static ROOT: Command = Command {
         &completion::COMPLETION,
         &migrate::MIGRATE,
         &inspect::INSPECT,
+        &rescue::RESCUE,
         &tool::PLAIN_HELP,
     ],
     ..Command::EMPTY

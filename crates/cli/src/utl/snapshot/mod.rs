@@ -11,7 +11,10 @@ mod tests;
 
 use crate::command::Command;
 
-pub(super) use status::status;
+pub(super) use cluster::Cluster;
+pub(super) use directory::Directory;
+pub(super) use restore::{VERSION_MAX, damage_or};
+pub(super) use status::{status, storage_version};
 
 pub(super) static SNAPSHOT: Command = Command {
     name: "snapshot",
