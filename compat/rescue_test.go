@@ -211,6 +211,7 @@ func TestRescue(t *testing.T) {
 		t.Skip("needs quorate's own utl")
 	}
 	eachMix(t, func(t *testing.T, kinds mix) {
+		t.Parallel()
 		c, d := runDisaster(t, kinds.kinds())
 		best, stale := d.best, 2
 		other := 1 - best

@@ -92,4 +92,8 @@ fn fail(reason: impl std::fmt::Display) -> Failure {
 }
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

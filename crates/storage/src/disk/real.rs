@@ -31,7 +31,12 @@ impl Disk for Real {
             Open::Create => _ = options.write(true).create(true).truncate(false),
             Open::Truncate => _ = options.write(true).create(true).truncate(true),
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        let file = options.open(path)?;
+        // Unlike for writing, the system opens these for reading, and gives them a length.
+        if how == Open::Read && file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -302,6 +307,10 @@ mod tests {
         Real.sync_dir(&inner).unwrap();
         assert_eq!(Real.list(&inner).unwrap(), [PathBuf::from("0"), PathBuf::from("a")]);
         assert!(Real.open(&inner.join("b"), Open::Write).is_err());
+        for how in [Open::Read, Open::Write] {
+            let refused = Real.open(&inner, how).err().map(|error| error.kind());
+            assert_eq!(refused, Some(io::ErrorKind::IsADirectory));
+        }
         Real.remove_dir_all(&dir.path().join("x")).unwrap();
         assert!(!Real.exists(&inner).unwrap());
     }

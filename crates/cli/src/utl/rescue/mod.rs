@@ -20,7 +20,7 @@ mod choose;
 mod report;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf, absolute};
@@ -134,7 +134,7 @@ fn run(call: &mut Call) -> Running<'_> {
 }
 
 /// Does it, and tells what was found also where that does not suffice.
-fn rescue(call: &Call) -> Outcome<(Report, Outcome)> {
+pub(super) fn rescue(call: &Call) -> Outcome<(Report, Outcome)> {
     let bad = |reason: &str| Failure::new(failure::BAD_ARGS, reason);
     let (values, dry) = (&call.values, call.values.bool("dry-run"));
     if call.args.is_empty() {

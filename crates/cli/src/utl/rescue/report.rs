@@ -13,7 +13,7 @@ use crate::utl::fail;
 /// Everything that there is to say.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(in crate::utl) struct Report {
     pub(super) directories: Vec<Found>,
     /// Nothing if nothing can be used.
     pub(super) chosen: Option<Chosen>,
@@ -119,7 +119,7 @@ impl Report {
         Ok(serde_json::to_string(self).map_err(fail)? + "\n")
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(in crate::utl) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
         for found in &self.directories {

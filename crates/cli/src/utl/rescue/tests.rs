@@ -83,21 +83,22 @@ fn term(index: u64) -> u64 {
 
 /// What a member has left.
 #[derive(Clone)]
-struct Left {
-    member: u64,
-    cluster: ClusterId,
+pub(in crate::utl) struct Left {
+    pub(in crate::utl) member: u64,
+    pub(in crate::utl) cluster: ClusterId,
     /// The last entry of the log.
-    log: u64,
-    commit: u64,
+    pub(in crate::utl) log: u64,
+    pub(in crate::utl) commit: u64,
     /// The last entry of the database; 0 for none.
-    database: u64,
+    pub(in crate::utl) database: u64,
     /// The log begins after a snapshot.
-    snapshot: u64,
+    pub(in crate::utl) snapshot: u64,
     /// From here on the entries are of another term.
-    apart: Option<(u64, u64)>,
+    pub(in crate::utl) apart: Option<(u64, u64)>,
 }
 
-const WHOLE: Left = Left {
+/// A directory in which nothing is missing.
+pub(in crate::utl) const WHOLE: Left = Left {
     member: 1,
     cluster: CLUSTER,
     log: 250,
@@ -115,7 +116,8 @@ impl Left {
         }
     }
 
-    fn make(&self, root: &Path) -> DataDir {
+    /// Makes the directory.
+    pub(in crate::utl) fn make(&self, root: &Path) -> DataDir {
         let disk: Arc<dyn Disk> = Arc::new(Real);
         let dir = DataDir::new(root);
         dir.create(&Real).unwrap();
@@ -165,14 +167,14 @@ fn flip(path: &Path, at: usize) {
 }
 
 /// The segments of a log.
-fn segments(dir: &DataDir) -> Vec<PathBuf> {
+pub(in crate::utl) fn segments(dir: &DataDir) -> Vec<PathBuf> {
     let mut names = Real.list(dir.wal()).unwrap();
     names.retain(|name| name.extension().is_some_and(|end| end == "wal"));
     names.iter().map(|name| dir.wal().join(name)).collect()
 }
 
 /// Everything that must stay of a file: bytes, and when they were written.
-fn traces(dir: &Path) -> Vec<(PathBuf, Vec<u8>, i64, i64)> {
+pub(in crate::utl) fn traces(dir: &Path) -> Vec<(PathBuf, Vec<u8>, i64, i64)> {
     let all = contents(dir).into_iter();
     all.map(|(path, bytes)| {
         let found = std::fs::metadata(&path).unwrap();
