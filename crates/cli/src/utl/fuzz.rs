@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fuzz::{Result, Unstructured, Verdict, fuzz, int, mutate};
 
-use super::rescue::tests::{Left, WHOLE, traces};
+use super::rescue::tests::{Left, Trace, WHOLE, traces};
 use super::tests::{call, contents};
 use super::{ROOT, inspect, rescue};
 use crate::command::{self, Call, Parsed};
@@ -119,7 +119,13 @@ fn damaged_directories_are_told_and_left_alone() {
             if let Err(failure) = call(line) {
                 check(&failure, command);
                 assert!(!new.exists());
-                assert!(traces(Path::new(old)) == before, "{line:?} has left something");
+                // A file beside the database has come and gone.
+                let files = |mut all: Vec<Trace>| {
+                    all.retain(|(path, ..)| path.is_file());
+                    all
+                };
+                let after = files(traces(Path::new(old)));
+                assert!(after == files(before), "{line:?} has left something");
             } else if new.exists() {
                 std::fs::remove_dir_all(&new).unwrap();
             }

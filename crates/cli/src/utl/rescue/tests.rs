@@ -174,7 +174,10 @@ pub(in crate::utl) fn segments(dir: &DataDir) -> Vec<PathBuf> {
 }
 
 /// Everything that must stay of a file: bytes, and when they were written.
-pub(in crate::utl) fn traces(dir: &Path) -> Vec<(PathBuf, Vec<u8>, i64, i64)> {
+pub(in crate::utl) type Trace = (PathBuf, Vec<u8>, i64, i64);
+
+/// The files and directories below `dir`.
+pub(in crate::utl) fn traces(dir: &Path) -> Vec<Trace> {
     let all = contents(dir).into_iter();
     all.map(|(path, bytes)| {
         let found = std::fs::metadata(&path).unwrap();
