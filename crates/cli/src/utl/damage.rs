@@ -84,7 +84,7 @@ fn pages(bytes: &[u8]) -> Vec<(&'static str, usize)> {
                     && (header[12] > 0) == overflows
                     && used(bytes, *page)
             })
-            .last()
+            .next_back()
             .unwrap_or_else(|| panic!("no page with flags {flags}"))
     };
     vec![

@@ -436,7 +436,7 @@ fn directories_that_do_not_belong_together_are_refused() {
     std::fs::remove_dir_all(foreign.wal()).unwrap();
     let mut database =
         Database::open(&Real, &foreign.database(), bolt::Options::default()).unwrap();
-    let report = bench.rescue(&[a.clone()], &["--dry-run"]);
+    let report = bench.rescue(std::slice::from_ref(&a), &["--dry-run"]);
     assert_eq!(report["directories"][0]["member"], "1");
     let mut batch = bolt::Batch::default();
     for member in members() {
