@@ -92,8 +92,4 @@ fn fail(reason: impl std::fmt::Display) -> Failure {
 }
 
 #[cfg(test)]
-mod damage;
-#[cfg(test)]
-mod fuzz;
-#[cfg(test)]
 mod tests;

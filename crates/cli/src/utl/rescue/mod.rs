@@ -263,7 +263,7 @@ fn check_free(root: &Path, wal: &Path, dirs: &[DataDir]) -> Outcome {
             let dir = dir.canonicalize().ok();
             dir.is_some_and(|dir| there.as_ref().is_some_and(|there| there.starts_with(dir)))
         };
-        if let Some(dir) = dirs.iter().find(|dir| inside(&dir.member()) || inside(dir.wal())) {
+        if let Some(dir) = dirs.iter().find(|dir| inside(dir.root()) || inside(dir.wal())) {
             let dir = dir.root().display();
             return Err(fail(format!("{flag} {} is inside of {dir}", quoted(path))));
         }

@@ -476,7 +476,7 @@ fn what_cannot_be_rescued_is_refused_in_one_line() {
         assert!(told.contains(reason), "{told}");
     }
     // A new directory inside of an old one would change that.
-    for place in ["member/new", "member/wal/new"] {
+    for place in ["new", "member/new", "member/wal/new"] {
         let inside = format!("--output-dir={}", a.root().join(place).display());
         let before = traces(root);
         let told = refused(&["rescue", a.root().to_str().unwrap(), &inside]);

@@ -13,8 +13,8 @@ use storage::disk::Real;
 use store::mvcc::Parts;
 use store::{RevKey, schema};
 
-use super::rescue::tests::{WHOLE, segments, traces};
-use super::tests::{call, database, refused, set_version};
+use super::{call, database, refused, set_version};
+use crate::utl::rescue::tests::{WHOLE, segments, traces};
 
 const PAGE: usize = 4096;
 /// Where a meta page has its magic, its freelist, its high-water mark and its checksum.
@@ -77,14 +77,13 @@ fn every_kind(dir: &Path) -> Vec<u8> {
 fn pages(bytes: &[u8]) -> Vec<(&'static str, usize)> {
     let of = |flags: u8, overflows: bool| {
         (2..bytes.len() / PAGE)
-            .filter(|page| {
+            .rfind(|page| {
                 let header = &bytes[page * PAGE..page * PAGE + 16];
                 u64_at(header, 0) == *page as u64
                     && header[8] == flags
                     && (header[12] > 0) == overflows
                     && used(bytes, *page)
             })
-            .next_back()
             .unwrap_or_else(|| panic!("no page with flags {flags}"))
     };
     vec![

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use fuzz::{Result, Unstructured, Verdict, fuzz, int, mutate};
 
-use super::rescue::tests::{Left, Trace, WHOLE, traces};
-use super::tests::{call, contents};
-use super::{ROOT, inspect, rescue};
+use super::{call, contents};
 use crate::command::{self, Call, Parsed};
 use crate::failure::Failure;
+use crate::utl::rescue::tests::{Left, Trace, WHOLE, traces};
+use crate::utl::{ROOT, inspect, rescue};
 
 const PAGE: usize = 4096;
 
