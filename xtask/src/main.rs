@@ -24,6 +24,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   perf [ROUNDS [MEMBERS]]  load beside real etcd; needs Go and a release build
   perf memory          what a million keys take, beside real etcd
   perf snapshot        what writes feel while a member gets a snapshot, beside real etcd
+  perf backup          how fast a client gets a snapshot, and what that costs, beside real etcd
   prove [NAME [SEED]]  a check at full size, told in docs/evidence/NAME.md; --small for a trial";
 
 /// The root of the workspace.
@@ -52,6 +53,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["codegen"] => codegen::write(),
         ["perf", "memory"] => perf::memory_beside_etcd(&root()),
         ["perf", "snapshot"] => perf::snapshot_beside_etcd(&root()),
+        ["perf", "backup"] => perf::backup_beside_etcd(&root()),
         ["perf"] => perf::beside_etcd(&root(), 1, 1),
         ["perf", rounds] => perf::beside_etcd(&root(), rounds.parse()?, 1),
         ["perf", rounds, members] => perf::beside_etcd(&root(), rounds.parse()?, members.parse()?),

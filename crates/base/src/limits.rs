@@ -33,6 +33,14 @@ pub const TXN_DEPTH_MAX: usize = 512;
 /// (`--snapshot-catchup-entries`).
 pub const CATCHUP_ENTRIES: u64 = 5_000;
 
+/// Bytes of pages that may be kept for snapshots of earlier states alone, while a client takes its
+/// time: beyond them the oldest of these snapshots is ended.
+pub const SNAPSHOT_PINNED_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes a second of a snapshot to a client while others write. Encryption and the client itself
+/// cost several times what reading costs, often on the same machine.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 220_000_000;
+
 /// Snapshots on their way to other members at once. Each holds the pages of one state of the
 /// database until it has arrived.
 pub const SNAPSHOTS_SENDING_MAX: usize = 8;

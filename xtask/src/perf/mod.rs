@@ -4,6 +4,7 @@
 //! figures are noise on a shared machine. Servers run one at a time on loopback; every piece of
 //! work is bounded in count.
 
+mod backup;
 mod memory;
 mod snapshot;
 
@@ -366,6 +367,13 @@ pub(crate) fn memory_beside_etcd(root: &Path) -> Result<()> {
 pub(crate) fn snapshot_beside_etcd(root: &Path) -> Result<()> {
     let (tools, contestants) = prepare_rivals(root)?;
     tell(&snapshot::run(&tools, &contestants)?);
+    Ok(())
+}
+
+/// What a backup costs, real etcd and ours, as evidence.
+pub(crate) fn backup_beside_etcd(root: &Path) -> Result<()> {
+    let (tools, contestants) = prepare_rivals(root)?;
+    tell(&backup::run(&tools, &contestants)?);
     Ok(())
 }
 

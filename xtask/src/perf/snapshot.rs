@@ -127,7 +127,7 @@ fn follower(endpoints: &[String]) -> Result<usize> {
 }
 
 /// The median and the 99th percentile, in milliseconds.
-fn latencies(output: &str) -> Result<(f64, f64)> {
+pub(super) fn latencies(output: &str) -> Result<(f64, f64)> {
     let of = |name: &str| {
         number_after(output, name)
             .map(|seconds| seconds * 1e3)

@@ -35,7 +35,12 @@ pub(super) fn check_exists(path: &Path) -> Outcome {
 /// Opens a database to read it. A file that is damaged is told as that, and nothing more: what to
 /// do depends on where else there is a copy.
 pub(super) fn open_to_read(call: &Call, path: &Path) -> Outcome<View> {
-    with_lock(call, || View::open(&Real, path, CACHE_BYTES)).map_err(damage)
+    try_to_read(call, path).map_err(damage)
+}
+
+/// The same for a caller to whom it matters why that is not possible.
+pub(super) fn try_to_read(call: &Call, path: &Path) -> Result<View, bolt::Error> {
+    with_lock(call, || View::open(&Real, path, CACHE_BYTES))
 }
 
 /// Opens the copy of a database to read it. What is damaged is told of the file it is a copy of.

@@ -7,6 +7,7 @@
 //!  defrag ──────────────────► db.tmp.defrag ─► db         the same
 //!  migrate ─────────────────► one commit of the database
 //!  inspect PATH ────────────► what stands there, and what is damaged (ours alone)
+//!  rescue DIR... ───────────► member.tmp/ ─► member/      of what a cluster left (ours alone)
 //! ```
 //!
 //! *Invariants.*
@@ -25,6 +26,7 @@ mod hashkv;
 mod inspect;
 mod log;
 mod migrate;
+mod rescue;
 mod snapshot;
 mod version;
 
@@ -67,6 +69,7 @@ pub(crate) static ROOT: Command = Command {
         &completion::PLAIN_COMPLETION,
         &migrate::MIGRATE,
         &inspect::INSPECT,
+        &rescue::RESCUE,
         &tool::PLAIN_HELP,
         &completion::COMPLETE,
         &completion::COMPLETE_NAMES,

@@ -1,6 +1,9 @@
 //! A small database, as a member leaves it, and calls of the tool, for the tests of all commands;
 //! and what every command has in common.
 
+mod damage;
+mod fuzz;
+
 use std::path::{Path, PathBuf};
 
 use base::{LogIndex, MemberId, Revision, Term};

@@ -1,12 +1,24 @@
 //! `Maintenance.Snapshot`: the database file of one moment, and its digest.
+//!
+//! ```text
+//!  image ─ read, digest, frame (a thread of the pool) ─► frames of 1 MiB ─► the connection
+//! ```
+//!
+//! *Invariants.*
+//! 1. One piece of the image is in memory, beside what waits for the connection.
+//! 2. A snapshot pins the pages of its state. It is ended when its receiver does not take a piece
+//!    within [`Bounds::stall`], and when the pages that only snapshots keep are more than
+//!    [`Bounds::pinned_bytes`]: the oldest goes first.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base::limits::{SNAPSHOT_BYTES_PER_SECOND, SNAPSHOT_PINNED_BYTES_MAX};
 use bytes::Bytes;
 use node::requests::Code;
 use proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use sha2::{Digest, Sha256};
+use storage::bolt::Image;
 
 use super::status::Status;
 use super::stream::Stream;
@@ -19,44 +31,56 @@ const BLOB_BYTES: usize = 32 * 1024;
 /// Bytes that are read from the disk at once.
 const READ_BYTES: usize = 32 * BLOB_BYTES;
 
-/// A client that takes nothing for this long is given up: the snapshot pins its pages.
-const STALL_MAX: Duration = Duration::from_secs(120);
+/// What a snapshot may cost others.
+struct Bounds {
+    /// How long the receiver may take for a piece.
+    stall: Duration,
+    /// How often the pages that are kept are looked at while it takes its time.
+    look: Duration,
+    /// How many bytes of them there may be.
+    pinned_bytes: u64,
+    /// The pace while others write.
+    bytes_per_second: u64,
+}
+
+const BOUNDS: Bounds = Bounds {
+    stall: Duration::from_secs(120),
+    look: Duration::from_secs(1),
+    pinned_bytes: SNAPSHOT_PINNED_BYTES_MAX,
+    bytes_per_second: SNAPSHOT_BYTES_PER_SECOND,
+};
+
+/// Where the messages go.
+trait Outlet: Send {
+    /// Waits until a framed message can be sent.
+    fn push(&mut self, framed: Bytes) -> impl Future<Output = Result<(), Status>> + Send;
+
+    /// A number that changes whenever somebody writes.
+    fn writes(&self) -> i64;
+}
+
+impl Outlet for Stream {
+    fn push(&mut self, framed: Bytes) -> impl Future<Output = Result<(), Status>> + Send {
+        Stream::push(self, framed)
+    }
+
+    fn writes(&self) -> i64 {
+        self.call.api.store.revision().0
+    }
+}
 
 pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Status> {
     let SnapshotRequest {} = wire::decode_streamed(&message)?;
     let api = Arc::clone(&stream.call.api);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let view = api.member.commit_now().await?;
     let version = api.store.storage_version().unwrap_or_default();
     let image = Arc::new(view.image());
     drop(view);
     let total = image.len();
     log::info("sending database snapshot to client").field("total-bytes", &total).emit();
-    let mut digest = Sha256::new();
-    let mut sent = 0;
-    while sent < total {
-        let reading = Arc::clone(&image);
-        let bytes = super::blocking(move || reading.read_at(sent, READ_BYTES))
-            .await?
-            .map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
-        if bytes.is_empty() {
-            let text = format!("database snapshot ends at {sent} of {total} bytes");
-            return Err(Status::new(Code::DataLoss, text));
-        }
-        digest.update(&bytes);
-        for at in (0..bytes.len()).step_by(BLOB_BYTES) {
-            let blob = bytes.slice(at..bytes.len().min(at + BLOB_BYTES));
-            sent += blob.len() as u64;
-            let remaining_bytes = total - sent;
-            let version = version.clone();
-            let message =
-                SnapshotResponse { remaining_bytes, blob, version, ..SnapshotResponse::default() };
-            progress(stream.push(wire::frame(&message))).await?;
-        }
-    }
-    let blob = Bytes::copy_from_slice(&digest.finalize());
-    let last = SnapshotResponse { blob, version, ..SnapshotResponse::default() };
-    progress(stream.message(&last)).await?;
+    copy(&image, &version, &BOUNDS, stream).await?;
+    watched(&image, &BOUNDS, stream.flush()).await?;
     api.metrics.snapshot_seconds.observe(began.elapsed());
     log::info("successfully sent database snapshot to client")
         .field("total-bytes", &total)
@@ -65,9 +89,230 @@ pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Stat
     Ok(())
 }
 
-async fn progress(sending: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
-    tokio::time::timeout(STALL_MAX, sending).await.unwrap_or_else(|_| {
-        let text = "snapshot aborted: its receiver made no progress for 2m0s";
-        Err(Status::new(Code::DeadlineExceeded, text))
-    })
+/// Sends an image and its digest.
+async fn copy(
+    image: &Arc<Image>,
+    version: &str,
+    bounds: &Bounds,
+    outlet: &mut impl Outlet,
+) -> Result<(), Status> {
+    let total = image.len();
+    let (mut digest, mut sent) = (Sha256::new(), 0);
+    let mut writes = outlet.writes();
+    while sent < total {
+        let began = Instant::now();
+        let (reading, named) = (Arc::clone(image), version.to_owned());
+        let piece = super::blocking(move || Piece::read(&reading, sent, named, digest)).await??;
+        sent += piece.len;
+        digest = piece.digest;
+        let pushing = async {
+            for frame in piece.frames {
+                outlet.push(frame).await?;
+            }
+            Ok(())
+        };
+        watched(image, bounds, pushing).await?;
+        // In quiet, as fast as it goes.
+        if std::mem::replace(&mut writes, outlet.writes()) != writes {
+            let due = piece.len as f64 / bounds.bytes_per_second as f64;
+            tokio::time::sleep(Duration::from_secs_f64(due).saturating_sub(began.elapsed())).await;
+        }
+    }
+    let blob = Bytes::copy_from_slice(&digest.finalize());
+    let version = version.to_owned();
+    let last = SnapshotResponse { blob, version, ..SnapshotResponse::default() };
+    watched(image, bounds, outlet.push(wire::frame(&last))).await
+}
+
+/// A piece of an image, framed.
+struct Piece {
+    len: u64,
+    frames: Vec<Bytes>,
+    /// Of everything up to its end.
+    digest: Sha256,
+}
+
+impl Piece {
+    fn read(image: &Image, at: u64, version: String, mut digest: Sha256) -> Result<Self, Status> {
+        let total = image.len();
+        let bytes = image
+            .read_at(at, READ_BYTES)
+            .map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
+        if bytes.is_empty() {
+            let text = format!("database snapshot ends at {at} of {total} bytes");
+            return Err(Status::new(Code::DataLoss, text));
+        }
+        digest.update(&bytes);
+        let mut frames = Vec::with_capacity(READ_BYTES / BLOB_BYTES);
+        let mut left = total - at;
+        for from in (0..bytes.len()).step_by(BLOB_BYTES) {
+            let blob = bytes.slice(from..bytes.len().min(from + BLOB_BYTES));
+            left -= blob.len() as u64;
+            let version = version.clone();
+            let remaining_bytes = left;
+            let message =
+                SnapshotResponse { remaining_bytes, blob, version, ..SnapshotResponse::default() };
+            frames.push(wire::frame(&message));
+        }
+        Ok(Self { len: bytes.len() as u64, frames, digest })
+    }
+}
+
+/// Waits for the receiver, and looks meanwhile at what that costs.
+async fn watched(
+    image: &Image,
+    bounds: &Bounds,
+    sending: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    let costly = || {
+        let (pinned, most) = (image.pinned_bytes(), bounds.pinned_bytes);
+        let text = format!(
+            "snapshot aborted: its receiver is too slow: {pinned} bytes of the database are kept \
+             for it alone, of at most {most}"
+        );
+        (pinned > most).then(|| Status::new(Code::ResourceExhausted, text))
+    };
+    let mut sending = std::pin::pin!(sending);
+    let mut waited = Duration::ZERO;
+    while waited < bounds.stall {
+        if let Some(status) = costly() {
+            return Err(status);
+        }
+        match tokio::time::timeout(bounds.look, &mut sending).await {
+            Ok(sent) => return sent,
+            Err(_) => waited += bounds.look,
+        }
+    }
+    let text = format!(
+        "snapshot aborted: its receiver took less than 1 MiB in {} s",
+        bounds.stall.as_secs()
+    );
+    Err(Status::new(Code::DeadlineExceeded, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use prost::Message as _;
+    use storage::bolt::{Batch, Database, Options};
+    use storage::disk::Faulty;
+
+    use super::*;
+
+    const ROWS: u32 = 20_000;
+
+    /// Takes so many messages, and no more.
+    struct Receiver {
+        takes: usize,
+        taken: Vec<Bytes>,
+    }
+
+    impl Outlet for Receiver {
+        async fn push(&mut self, framed: Bytes) -> Result<(), Status> {
+            if self.taken.len() == self.takes {
+                std::future::pending::<()>().await;
+            }
+            self.taken.push(framed);
+            Ok(())
+        }
+
+        fn writes(&self) -> i64 {
+            self.taken.len() as i64
+        }
+    }
+
+    fn batch(value: u8) -> Batch {
+        let mut batch = Batch::default();
+        batch.create_bucket(b"rows");
+        for row in 0..ROWS {
+            let key = Bytes::copy_from_slice(&row.to_be_bytes());
+            batch.put(b"rows", key, Bytes::from(vec![value; 150]));
+        }
+        batch
+    }
+
+    fn database() -> Database {
+        let mut database =
+            Database::open(&Faulty::new(0), Path::new("/db"), Options::default()).unwrap();
+        database.commit(batch(0)).unwrap();
+        database
+    }
+
+    fn bounds() -> Bounds {
+        let look = Duration::from_millis(1);
+        let stall = Duration::from_millis(5);
+        Bounds { stall, look, pinned_bytes: 1 << 40, bytes_per_second: 1 << 40 }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_the_file_and_its_digest() {
+        let database = database();
+        let image = Arc::new(database.view().image());
+        let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
+        copy(&image, "3.7.0", &bounds(), &mut receiver).await.unwrap();
+        let mut all = Vec::new();
+        let messages = receiver.taken.len();
+        for (at, framed) in receiver.taken.iter().enumerate() {
+            let message = SnapshotResponse::decode(&framed[wire::PREFIX..]).unwrap();
+            assert_eq!(message.version, "3.7.0");
+            let left = image.len().saturating_sub(all.len() as u64 + message.blob.len() as u64);
+            assert_eq!(message.remaining_bytes, left);
+            assert_eq!(message.blob.len() == 32, at + 1 == messages);
+            all.extend_from_slice(&message.blob);
+        }
+        let file = all.split_off(image.len() as usize);
+        assert_eq!(Sha256::digest(&all)[..], file[..]);
+        assert!(image.read_at(0, all.len()).unwrap() == all);
+        assert!(all.len() > 3 * READ_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_without_progress_is_given_up_and_its_pages_are_used_again() {
+        let mut database = database();
+        let image = Arc::new(database.view().image());
+        database.commit(batch(1)).unwrap();
+        let view = database.commit(Batch::default()).unwrap();
+        let live = view.in_use_bytes();
+        drop(view);
+        let mut receiver = Receiver { takes: 40, taken: Vec::new() };
+        let ended = copy(&image, "", &bounds(), &mut receiver).await.unwrap_err();
+        assert_eq!(ended.code, Code::DeadlineExceeded);
+        assert!(
+            ended.message.starts_with("snapshot aborted: its receiver took less than 1 MiB in")
+        );
+        drop(image);
+        // Every state takes the place of the one before the last.
+        for value in 2..8 {
+            database.commit(batch(value)).unwrap();
+        }
+        let view = database.view();
+        assert!(view.size_bytes() < 3 * live, "{} of {live} bytes", view.size_bytes());
+        assert_eq!(view.pinned_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_so_much_is_kept_for_a_receiver_that_is_slow() {
+        let mut database = database();
+        let first = Arc::new(database.view().image());
+        database.commit(batch(1)).unwrap();
+        let second = Arc::new(database.view().image());
+        database.commit(batch(2)).unwrap();
+        database.commit(batch(3)).unwrap();
+        // The pages of two states, each with all rows.
+        let pinned = database.view().pinned_bytes();
+        assert!(pinned > 1 << 20);
+        let bounds = Bounds { pinned_bytes: pinned * 3 / 4, stall: Duration::MAX, ..bounds() };
+        let mut receiver = Receiver { takes: 40, taken: Vec::new() };
+        let ended = copy(&first, "", &bounds, &mut receiver).await.unwrap_err();
+        assert_eq!(ended.code, Code::ResourceExhausted);
+        assert!(ended.message.contains("its receiver is too slow"), "{}", ended.message);
+        // The later one goes on, beside it and after it.
+        let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
+        copy(&second, "", &bounds, &mut receiver).await.unwrap();
+        drop(first);
+        database.commit(batch(4)).unwrap();
+        let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
+        copy(&second, "", &bounds, &mut receiver).await.unwrap();
+    }
 }

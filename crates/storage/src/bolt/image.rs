@@ -26,6 +26,12 @@ impl Image {
         self.view.size_bytes()
     }
 
+    /// Bytes of pages that are kept, as of the last commit, for states as early as this one: 0
+    /// when an earlier one is being read, which keeps more.
+    pub fn pinned_bytes(&self) -> u64 {
+        if self.view.is_oldest() { self.view.pinned_bytes() } else { 0 }
+    }
+
     /// Never: there are always two meta pages.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -142,6 +142,11 @@ impl View {
         self.0.pager.retired.load(Ordering::Relaxed) * self.0.pager.page_size as u64
     }
 
+    /// Whether no earlier state is being read.
+    pub fn is_oldest(&self) -> bool {
+        self.0.pager.live().first() == Some(&self.0.meta.txid)
+    }
+
     /// The database file that holds exactly this state.
     pub fn image(&self) -> Image {
         Image::new(self.clone())

@@ -724,7 +724,11 @@ impl File for Handle {
 
     fn try_lock(&self, lock: Lock) -> io::Result<()> {
         // Nothing on this disk is read by two at a time.
-        let lock = if lock == Lock::FlockShared { Lock::Flock } else { lock };
+        let lock = match lock {
+            Lock::FlockShared => Lock::Flock,
+            Lock::OfdShared => Lock::Ofd,
+            lock => lock,
+        };
         let mut state = self.disk.0.lock();
         state.alive()?;
         let holder = *state.file(self.inode)?.locks.entry(lock).or_insert(self.id);

@@ -41,6 +41,8 @@ pub enum Open {
 pub enum Lock {
     /// Open-file-description record lock over the whole file: WAL segments.
     Ofd,
+    /// The same, shared with others that only read; the file need not be open for writing.
+    OfdShared,
     /// `flock`: the database.
     Flock,
     /// The same, shared with others that only read.

@@ -31,7 +31,12 @@ impl Disk for Real {
             Open::Create => _ = options.write(true).create(true).truncate(false),
             Open::Truncate => _ = options.write(true).create(true).truncate(true),
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        let file = options.open(path)?;
+        // Unlike for writing, the system opens these for reading, and gives them a length.
+        if how == Open::Read && file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -115,7 +120,8 @@ impl File for RealFile {
 
     fn try_lock(&self, lock: Lock) -> io::Result<()> {
         match lock {
-            Lock::Ofd => lock_description(&self.0),
+            Lock::Ofd => lock_description(&self.0, false),
+            Lock::OfdShared => lock_description(&self.0, true),
             Lock::Flock => locked(self.0.try_lock()),
             Lock::FlockShared => locked(self.0.try_lock_shared()),
         }
@@ -187,16 +193,17 @@ fn locked(result: Result<(), TryLockError>) -> io::Result<()> {
     }
 }
 
-/// An exclusive record lock over the whole file, owned by the open file description: unlike a
+/// A record lock over the whole file, owned by the open file description: unlike a
 /// POSIX lock it excludes other descriptors of this process, and outlives their closing.
 #[cfg(target_os = "linux")]
-fn lock_description(file: &fs::File) -> io::Result<()> {
+fn lock_description(file: &fs::File, shared: bool) -> io::Result<()> {
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc;
 
+    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
     let whole = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
@@ -211,8 +218,8 @@ fn lock_description(file: &fs::File) -> io::Result<()> {
 
 /// Systems without such locks: etcd falls back to `flock` there too.
 #[cfg(not(target_os = "linux"))]
-fn lock_description(file: &fs::File) -> io::Result<()> {
-    locked(file.try_lock())
+fn lock_description(file: &fs::File, shared: bool) -> io::Result<()> {
+    locked(if shared { file.try_lock_shared() } else { file.try_lock() })
 }
 
 #[cfg(test)]
@@ -241,16 +248,18 @@ mod tests {
     #[test]
     fn readers_share_and_keep_writers_out() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let first = Real.open(&path, Open::Create).unwrap();
-        let second = Real.open(&path, Open::Read).unwrap();
-        let writer = Real.open(&path, Open::Write).unwrap();
-        first.try_lock(Lock::FlockShared).unwrap();
-        second.try_lock(Lock::FlockShared).unwrap();
-        drop(first);
-        assert_eq!(writer.try_lock(Lock::Flock).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(second);
-        writer.try_lock(Lock::Flock).unwrap();
+        for (shared, alone) in [(Lock::FlockShared, Lock::Flock), (Lock::OfdShared, Lock::Ofd)] {
+            let path = dir.path().join(format!("{alone:?}"));
+            let first = Real.open(&path, Open::Create).unwrap();
+            let second = Real.open(&path, Open::Read).unwrap();
+            let writer = Real.open(&path, Open::Write).unwrap();
+            first.try_lock(shared).unwrap();
+            second.try_lock(shared).unwrap();
+            drop(first);
+            assert_eq!(writer.try_lock(alone).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            drop(second);
+            writer.try_lock(alone).unwrap();
+        }
     }
 
     #[test]
@@ -301,6 +310,10 @@ mod tests {
         Real.sync_dir(Path::new("log").parent().unwrap()).unwrap();
         assert_eq!(Real.list(&inner).unwrap(), [PathBuf::from("0"), PathBuf::from("a")]);
         assert!(Real.open(&inner.join("b"), Open::Write).is_err());
+        for how in [Open::Read, Open::Write] {
+            let refused = Real.open(&inner, how).err().map(|error| error.kind());
+            assert_eq!(refused, Some(io::ErrorKind::IsADirectory));
+        }
         Real.remove_dir_all(&dir.path().join("x")).unwrap();
         assert!(!Real.exists(&inner).unwrap());
     }

@@ -44,9 +44,9 @@ use proto::{raftpb, walpb};
 pub use error::Error;
 pub use repair::Repair;
 pub(crate) use segment::hex;
-pub use survey::{Survey, Surveyed, survey};
+pub use survey::{Salvaged, Survey, Surveyed, salvage, survey};
 
-use crate::disk::{Disk, File, Open};
+use crate::disk::{Disk, File, Lock, Open};
 use error::Doing;
 use record::{Encoder, Kind};
 use replay::Collector;
@@ -137,6 +137,28 @@ pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>, Er
     })?;
     found.retain(|snapshot: &walpb::Snapshot| snapshot.index() <= state.commit());
     Ok(found)
+}
+
+/// The locks of all segments of a log, shared with others that only read.
+pub struct ReadLocks {
+    _segments: Vec<Segment>,
+}
+
+/// Keeps whoever appends to a log, or removes segments of it, out of it until the locks are
+/// dropped. A segment that cannot be opened is passed over: who reads it will say so.
+pub fn lock_to_read(disk: &dyn Disk, dir: &Path) -> Result<ReadLocks, Error> {
+    let names = segment::list(disk, dir).doing("list", dir)?;
+    let mut locked = Vec::new();
+    for name in &names {
+        let Ok(mut opened) = segment::open_to_read(disk, dir, std::slice::from_ref(name)) else {
+            continue;
+        };
+        for segment in &opened {
+            segment::take_lock(&*segment.file, &segment.path, Lock::OfdShared)?;
+        }
+        locked.append(&mut opened);
+    }
+    Ok(ReadLocks { _segments: locked })
 }
 
 /// What a log holds after the recorded snapshot `at`.

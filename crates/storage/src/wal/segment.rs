@@ -107,7 +107,12 @@ pub(super) fn open_to_write(
 
 /// Takes etcd's lock of a segment.
 pub(super) fn lock(file: &dyn File, path: &Path) -> Result<(), Error> {
-    match file.try_lock(Lock::Ofd) {
+    take_lock(file, path, Lock::Ofd)
+}
+
+/// Takes it alone, or with others that only read.
+pub(super) fn take_lock(file: &dyn File, path: &Path, lock: Lock) -> Result<(), Error> {
+    match file.try_lock(lock) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(Error::Locked { path: path.to_owned() })
         }

@@ -1,13 +1,17 @@
 //! Looks at every segment of a log, and goes on where one is damaged.
+//!
+//! *Invariants.* What [`salvage`] keeps are entries as [`super::Wal::open`] would return them, had
+//! the log begun where each stretch of them begins: one that was replaced is not among them,
+//! unless the record that replaced it is lost.
 
 use std::path::{Path, PathBuf};
 
-use base::LogIndex;
+use base::{LogIndex, Term};
 use bytes::Bytes;
 use proto::{raftpb, walpb};
 
 use super::error::{Doing, Error};
-use super::record::Kind;
+use super::record::{EntryView, Kind};
 use super::replay::walk_segment;
 use super::segment::{self, Name};
 use crate::disk::Disk;
@@ -57,64 +61,122 @@ impl Survey {
     }
 }
 
+/// What can still be read of a log that may be damaged.
+#[derive(Debug, Default)]
+pub struct Salvaged {
+    /// What its segments hold.
+    pub survey: Survey,
+    /// The last entry that can be read, whether it is kept or not.
+    pub last: Option<(LogIndex, Term)>,
+    /// The entries from the index on that was asked for, ascending. Where some are missing, lost
+    /// or forgotten after a snapshot, indexes jump.
+    pub entries: Vec<raftpb::Entry>,
+}
+
+impl Salvaged {
+    /// The entries that follow `index` without a gap.
+    pub fn after(&self, index: LogIndex) -> &[raftpb::Entry] {
+        let from = self.entries.partition_point(|entry| entry.index() <= index.0);
+        let rest = &self.entries[from..];
+        let expected = index.0.saturating_add(1)..;
+        let count =
+            rest.iter().zip(expected).take_while(|(entry, at)| entry.index() == *at).count();
+        &rest[..count]
+    }
+
+    /// The entry of that index, if it is kept.
+    pub fn entry(&self, index: LogIndex) -> Option<&raftpb::Entry> {
+        let at = self.entries.binary_search_by_key(&index.0, raftpb::Entry::index).ok()?;
+        self.entries.get(at)
+    }
+}
+
+/// Reads whatever can be read of the log in `dir`, as [`survey`] does, and keeps the entries from
+/// `from` on.
+pub fn salvage(disk: &dyn Disk, dir: &Path, from: LogIndex) -> Result<Salvaged, Error> {
+    let mut salvaged = Salvaged::default();
+    let Salvaged { last, entries, .. } = &mut salvaged;
+    let survey = walk_all(disk, dir, &mut |entry: EntryView<'_>| {
+        *last = Some((entry.index(), entry.term()));
+        // It replaces those of its index and after.
+        entries.truncate(entries.partition_point(|kept| kept.index() < entry.index().0));
+        if entry.index() >= from {
+            entries.push(entry.to_entry());
+        }
+    })?;
+    salvaged.survey = survey;
+    Ok(salvaged)
+}
+
 /// Reads all segments of `dir`, needs no lock, and changes nothing. The chain of checksums is begun
 /// anew after a segment that is damaged, missing, or cannot be read.
 pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, Error> {
+    walk_all(disk, dir, &mut |_| {})
+}
+
+/// A walk over all segments.
+struct Walk<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    /// The chain of checksums; `None` where it begins anew.
+    chain: Option<u32>,
+    on_entry: &'a mut dyn FnMut(EntryView<'_>),
+}
+
+fn walk_all(
+    disk: &dyn Disk,
+    dir: &Path,
+    on_entry: &mut dyn FnMut(EntryView<'_>),
+) -> Result<Survey, Error> {
     let names = segment::list(disk, dir).doing("list", dir)?;
     let mut survey = Survey::default();
-    let (mut chain, mut before): (_, Option<&Name>) = (None, None);
+    let mut walk = Walk { disk, dir, chain: None, on_entry };
+    let mut before: Option<&Name> = None;
     for (number, name) in names.iter().enumerate() {
         if let Some(before) = before
             && let Err(gap) = segment::check_sequence(&[before.clone(), name.clone()], dir)
         {
             survey.gaps.push(gap);
-            chain = None;
+            walk.chain = None;
         }
         before = Some(name);
-        let last = number + 1 == names.len();
-        survey.segment(disk, dir, name, last, &mut chain);
+        survey.segment(&mut walk, name, number + 1 == names.len());
     }
     Ok(survey)
 }
 
 impl Survey {
-    fn segment(
-        &mut self,
-        disk: &dyn Disk,
-        dir: &Path,
-        name: &Name,
-        last: bool,
-        chain: &mut Option<u32>,
-    ) {
-        let path = name.path(dir);
+    fn segment(&mut self, walk: &mut Walk<'_>, name: &Name, last: bool) {
+        let path = name.path(walk.dir);
         let mut found =
             Surveyed { path, bytes: 0, records: 0, entries: None, torn: None, damage: None };
-        if let Err(damage) = self.walk(disk, dir, name, last, chain, &mut found) {
+        if let Err(damage) = self.walk(walk, name, last, &mut found) {
             found.damage = Some(damage);
-            *chain = None;
+            walk.chain = None;
         }
         self.segments.push(found);
     }
 
     fn walk(
         &mut self,
-        disk: &dyn Disk,
-        dir: &Path,
+        walk: &mut Walk<'_>,
         name: &Name,
         last: bool,
-        chain: &mut Option<u32>,
         found: &mut Surveyed,
     ) -> Result<(), Error> {
-        let opened = segment::open_to_read(disk, dir, std::slice::from_ref(name))?;
+        let opened = segment::open_to_read(walk.disk, walk.dir, std::slice::from_ref(name))?;
         let Some(file) = opened.first() else { return Ok(()) };
         found.bytes = file.file.len().doing("measure", &file.path)?;
         let Self { metadata, snapshots, hard_state, .. } = self;
+        let Walk { chain, on_entry, .. } = walk;
         let end = walk_segment(file, last, chain, metadata, &mut |placed| {
             match placed.record.kind {
                 Kind::Entry => {
-                    let index = placed.entry()?.index();
+                    let entry = placed.entry()?;
+                    let index = entry.index();
                     let first = found.entries.map_or(index, |(first, _)| first.min(index));
                     found.entries = Some((first, index));
+                    on_entry(entry);
                 }
                 Kind::State => *hard_state = placed.state(hard_state)?,
                 Kind::Snapshot => snapshots.push(placed.snapshot()?),
@@ -166,5 +228,38 @@ mod tests {
         assert!(damage[0].starts_with("/wal/0000000000000001-"), "{}", damage[0]);
         assert!(damage[1].contains("a segment is missing before this one"), "{}", damage[1]);
         assert_eq!(found.last_entry(), Some(LogIndex(60)));
+
+        // All that can be read is kept, and what does not follow is told apart.
+        let salvaged = salvage(&disk, dir, LogIndex(5)).unwrap();
+        assert_eq!(salvaged.last, Some((LogIndex(60), Term(2))));
+        let kept: Vec<u64> = salvaged.entries.iter().map(raftpb::Entry::index).collect();
+        assert!(kept.is_sorted() && kept[0] == 5 && kept.last() == Some(&60) && kept.len() < 56);
+        let first_stretch = salvaged.after(LogIndex(7));
+        assert_eq!(first_stretch[0].index(), 8);
+        let end = first_stretch.last().unwrap().index();
+        assert!(salvaged.entry(LogIndex(end)).is_some());
+        assert!(salvaged.entry(LogIndex(end + 1)).is_none());
+        assert!(
+            salvaged.after(LogIndex(end)).is_empty() && salvaged.after(LogIndex(60)).is_empty()
+        );
+    }
+
+    #[test]
+    fn entries_that_were_replaced_are_not_salvaged() {
+        let (disk, dir) = (Faulty::new(0), Path::new("/wal"));
+        let options = Options { segment_bytes: 1 << 20, sync: false };
+        let mut wal = Wal::create(Arc::new(disk.clone()), dir, Bytes::new(), options).unwrap();
+        let entry = |term, index| raftpb::Entry {
+            term: Some(term),
+            index: Some(index),
+            ..raftpb::Entry::default()
+        };
+        wal.append(&[entry(1, 1), entry(1, 2), entry(1, 3), entry(1, 4)], None).unwrap();
+        wal.append(&[entry(2, 3)], None).unwrap();
+        wal.close().unwrap();
+        let salvaged = salvage(&disk, dir, LogIndex(2)).unwrap();
+        let kept: Vec<(u64, u64)> =
+            salvaged.entries.iter().map(|entry| (entry.term(), entry.index())).collect();
+        assert_eq!(kept, [(1, 2), (2, 3)]);
     }
 }

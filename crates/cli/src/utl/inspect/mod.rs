@@ -67,7 +67,8 @@ fn run(call: &mut Call) -> Running<'_> {
     })
 }
 
-fn inspect(call: &Call, at: &Path) -> Outcome<Report> {
+/// Looks at everything that a path leads to.
+pub(super) fn inspect(call: &Call, at: &Path) -> Outcome<Report> {
     let mut report = Report::new(at);
     match what(at)? {
         What::DataDir(dir) => {

@@ -16,7 +16,7 @@ use crate::utl::fail;
 /// Everything that was found at a path.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(in crate::utl) struct Report {
     pub(super) path: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) log: Option<Log>,
@@ -25,7 +25,7 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) database: Option<Database>,
     /// Each in one line with its place.
-    pub(super) damage: Vec<String>,
+    pub(in crate::utl) damage: Vec<String>,
 }
 
 /// A write-ahead log.

@@ -15,16 +15,16 @@ use crate::utl::log::{Field, info};
 
 /// A new cluster, and which of its members this one is.
 #[derive(Debug)]
-pub(super) struct Cluster {
-    pub(super) id: ClusterId,
+pub(in crate::utl) struct Cluster {
+    pub(in crate::utl) id: ClusterId,
     /// By ascending id; there is one at least.
-    pub(super) members: Vec<Member>,
-    pub(super) own: MemberId,
+    pub(in crate::utl) members: Vec<Member>,
+    pub(in crate::utl) own: MemberId,
 }
 
 impl Cluster {
     /// Reads the flags, and holds them against each other.
-    pub(super) fn read(
+    pub(in crate::utl) fn read(
         name: &str,
         initial_cluster: &str,
         token: &str,

@@ -21,7 +21,7 @@ use crate::go;
 use crate::utl::fail;
 
 /// A directory being made. What was made is removed again unless [`Directory::publish`] is called.
-pub(super) struct Directory {
+pub(in crate::utl) struct Directory {
     root: PathBuf,
     log: Log,
     /// The directories above those under way that this made, outermost first.
@@ -63,7 +63,7 @@ fn cannot(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure + use<
 
 impl Directory {
     /// Begins to make the directory `root`, with the log at `wal`.
-    pub(super) fn begin(root: &Path, wal: &Path) -> Outcome<Self> {
+    pub(in crate::utl) fn begin(root: &Path, wal: &Path) -> Outcome<Self> {
         let log = Log::new(root, wal).map_err(cannot("find", wal))?;
         if let Log::Inside(rest) = &log
             && (rest.as_os_str().is_empty() || rest.starts_with("snap"))
@@ -105,12 +105,12 @@ impl Directory {
     }
 
     /// Where the database and the snapshot file are made.
-    pub(super) fn snap(&self) -> PathBuf {
+    pub(in crate::utl) fn snap(&self) -> PathBuf {
         self.member().join("snap")
     }
 
     /// Where the log is made.
-    pub(super) fn wal(&self) -> PathBuf {
+    pub(in crate::utl) fn wal(&self) -> PathBuf {
         match &self.log {
             Log::Inside(rest) => self.member().join(rest),
             Log::Elsewhere(wal) => {
@@ -122,7 +122,7 @@ impl Directory {
     }
 
     /// Gives everything its name. The files in it are synced, and the directories that hold them.
-    pub(super) fn publish(mut self) -> Outcome {
+    pub(in crate::utl) fn publish(mut self) -> Outcome {
         let member = self.member();
         Real.sync_dir(&member).map_err(cannot("sync", &member))?;
         let name = self.root.join("member");

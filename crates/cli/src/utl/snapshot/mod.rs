@@ -11,8 +11,11 @@ mod tests;
 
 use crate::command::Command;
 
+pub(super) use cluster::Cluster;
+pub(super) use directory::Directory;
+pub(super) use restore::{VERSION_MAX, damage_or};
 pub(crate) use status::old_status;
-pub(super) use status::status;
+pub(super) use status::{status, storage_version};
 
 pub(super) static SNAPSHOT: Command = Command {
     name: "snapshot",

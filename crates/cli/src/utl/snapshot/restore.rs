@@ -107,7 +107,7 @@ pub(super) static RESTORE: Command = Command {
 };
 
 /// The newest version of rows that a member of this release starts on.
-const VERSION_MAX: (u64, u64) = (3, 7);
+pub(in crate::utl) const VERSION_MAX: (u64, u64) = (3, 7);
 /// The digest at the end of a snapshot file, and what the rest of it is a multiple of.
 const DIGEST_BYTES: u64 = 32;
 const SECTOR_BYTES: u64 = 512;
@@ -178,7 +178,7 @@ impl Restore<'_> {
         self.copy(&mut source, &database)?;
         drop(source);
         self.change_database(&database, bump)?;
-        self.write_log(&directory)?;
+        self.cluster.write_log(&directory)?;
         directory.publish()?;
         self.tell("restored snapshot");
         Ok(())
@@ -279,15 +279,17 @@ impl Restore<'_> {
             )));
         }
         info("Trimming membership information from the backend...", &[]);
-        let batch = self.batch(&view, bump).map_err(damage_or(&self.file))?;
+        let batch = self.cluster.batch(&view, bump).map_err(damage_or(&self.file))?;
         drop(view);
         let mut database = Database::open(&Real, path, bolt::Options::default()).map_err(damage)?;
         database.commit(batch).map_err(damage)?;
         Ok(())
     }
+}
 
+impl Cluster {
     /// What is different in a new cluster.
-    fn batch(&self, view: &View, bump: u64) -> Result<Batch, Refused> {
+    pub(in crate::utl) fn batch(&self, view: &View, bump: u64) -> Result<Batch, Refused> {
         let mut batch = Batch::default();
         for bucket in [schema::MEMBERS, schema::MEMBERS_REMOVED] {
             for row in view.scan(bucket, &[]) {
@@ -319,7 +321,7 @@ impl Restore<'_> {
             let name = schema::name(schema::SCHEDULED_COMPACT);
             batch.put(schema::META, name, schema::compaction(at));
         }
-        for member in &self.cluster.members {
+        for member in &self.members {
             let key = schema::member(member.id);
             batch.put(schema::MEMBERS, key, Bytes::from(member.to_json()));
             self.tell_member(member);
@@ -331,7 +333,7 @@ impl Restore<'_> {
     }
 
     fn tell_member(&self, member: &Member) {
-        let (cluster, id) = (self.cluster.id.to_string(), member.id.to_string());
+        let (cluster, id) = (self.id.to_string(), member.id.to_string());
         info(
             "added member",
             &[
@@ -346,17 +348,14 @@ impl Restore<'_> {
 
     /// The index of the last entry: there is one for each member.
     fn commit(&self) -> LogIndex {
-        LogIndex(self.cluster.members.len() as u64)
+        LogIndex(self.members.len() as u64)
     }
 
     /// Writes the log and the snapshot file that it begins with.
-    fn write_log(&self, directory: &Directory) -> Outcome {
+    pub(in crate::utl) fn write_log(&self, directory: &Directory) -> Outcome {
         let disk: Arc<dyn Disk> = Arc::new(Real);
-        let ids: Vec<u64> = self.cluster.members.iter().map(|member| member.id.get()).collect();
-        let metadata = Metadata {
-            node_id: Some(self.cluster.own.get()),
-            cluster_id: Some(self.cluster.id.get()),
-        };
+        let ids: Vec<u64> = self.members.iter().map(|member| member.id.get()).collect();
+        let metadata = Metadata { node_id: Some(self.own.get()), cluster_id: Some(self.id.get()) };
         let options = wal::Options { segment_bytes: wal::SEGMENT_BYTES, sync: true };
         let metadata = Bytes::from(metadata.encode_to_vec());
         let commit = self.commit().get();
@@ -373,7 +372,7 @@ impl Restore<'_> {
         };
         let write = || {
             let mut wal = Wal::create(Arc::clone(&disk), &directory.wal(), metadata, options)?;
-            wal.append(&first_entries(&self.cluster.members), Some(&state))?;
+            wal.append(&first_entries(&self.members), Some(&state))?;
             wal.save_snapshot(&record)?;
             wal.close()
         };
@@ -387,7 +386,7 @@ impl Restore<'_> {
 
     /// The members, in the form that etcd 3.6 starts from.
     fn document(&self) -> Bytes {
-        let members = self.cluster.members.iter().map(|member| DocumentMember {
+        let members = self.members.iter().map(|member| DocumentMember {
             id: member.id,
             name: member.name.clone(),
             peer_urls: member.peer_urls.clone(),
@@ -414,7 +413,7 @@ fn latest(view: &View) -> Result<Revision, Refused> {
 }
 
 /// Why a database cannot be made that of a new cluster.
-enum Refused {
+pub(in crate::utl) enum Refused {
     Database(bolt::Error),
     RowName(Bytes),
     Bump(Revision),
@@ -427,7 +426,7 @@ impl From<bolt::Error> for Refused {
 }
 
 /// The failure, told of that file.
-fn damage_or(file: &Path) -> impl FnOnce(Refused) -> Failure + use<> {
+pub(in crate::utl) fn damage_or(file: &Path) -> impl FnOnce(Refused) -> Failure + use<> {
     let file = file.display().to_string();
     move |refused| match refused {
         Refused::Database(error) => damage(error),

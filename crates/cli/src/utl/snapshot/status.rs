@@ -115,7 +115,7 @@ pub(in crate::utl) fn status(view: &View, file: &Path) -> Outcome<Status> {
 }
 
 /// The version that the rows say they have, or nothing.
-pub(super) fn storage_version(view: &View, file: &Path) -> Outcome<String> {
+pub(in crate::utl) fn storage_version(view: &View, file: &Path) -> Outcome<String> {
     let row = view.get(schema::META, schema::STORAGE_VERSION).map_err(damage)?;
     let Some(row) = row else { return Ok(String::new()) };
     match std::str::from_utf8(&row).ok().and_then(Version::parse) {

@@ -1,0 +1,132 @@
+//! What a backup costs: a client downloads the whole database while others write.
+//!
+//! One member with a database of about 1 GiB; `etcdctl snapshot save` takes it, in quiet and while
+//! writes come in at a steady rate. How fast the download is, how much memory the member takes for
+//! it, and what the writes feel, beside what they feel in quiet.
+//!
+//! The file that the client writes would compete with the member's log for the disk, so `prove`
+//! keeps both in memory.
+//!
+//! *Absent.* Saturating load: it would measure how fast the machine is, not what a backup costs.
+
+use std::fmt::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::snapshot::latencies;
+use super::{Contestant, Server, Tools, benchmark, median_of};
+
+/// How often everything is measured.
+const ROUNDS: usize = 3;
+/// What the database holds: 125,000 keys with values of 8 KiB.
+const FILL: &str = "put --total=125000 --clients=64 --conns=16 --key-size=8 --val-size=8192 \
+                    --sequential-keys --key-space-size=125000";
+/// Eight seconds of writes.
+const STEADY: &str = "put --total=8000 --rate=1000 --clients=64 --conns=16 --key-size=8 \
+                      --val-size=256 --sequential-keys --key-space-size=1000";
+/// Between the beginning of the writes and that of the first download.
+const START_AFTER: Duration = Duration::from_millis(300);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// One round.
+struct Round {
+    /// MiB a second of a download in quiet.
+    alone: f64,
+    /// How much more memory was resident at most, in MiB.
+    grew: f64,
+    quiet_p50: f64,
+    quiet_p99: f64,
+    /// MiB a second of the downloads during the writes.
+    meanwhile: f64,
+    busy_p50: f64,
+    busy_p99: f64,
+}
+
+/// Measures each contestant, and returns a table of medians.
+pub(super) fn run(tools: &Tools, contestants: &[Contestant]) -> Result<String> {
+    let mut report = String::from(
+        "| server | database MiB | download MB/s | memory grew MiB | quiet p50 ms | p99 ms | \
+         meanwhile MB/s | p50 ms | p99 ms | p99, meanwhile / quiet |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for contestant in contestants {
+        let server = Server::start(&contestant.binary, 1)?;
+        benchmark(tools, &server.endpoint, FILL)?;
+        let measured: Result<Vec<Round>> = (0..ROUNDS).map(|_| round(tools, &server)).collect();
+        let database = server.directory.path().join("data0/member/snap/db");
+        let size = std::fs::metadata(database)?.len() / (1024 * 1024);
+        server.stop()?;
+        let measured = measured?;
+        let of = |figure: fn(&Round) -> f64| median_of(measured.iter().map(figure).collect());
+        let megabytes = |figure: fn(&Round) -> f64| of(figure) * MIB / 1e6;
+        let line = format!(
+            "| {} | {size} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | x{:.2} |",
+            contestant.name,
+            megabytes(|r| r.alone),
+            of(|r| r.grew),
+            of(|r| r.quiet_p50),
+            of(|r| r.quiet_p99),
+            megabytes(|r| r.meanwhile),
+            of(|r| r.busy_p50),
+            of(|r| r.busy_p99),
+            of(|r| r.busy_p99 / r.quiet_p99),
+        );
+        eprintln!("{line}");
+        writeln!(report, "{line}")?;
+    }
+    Ok(report)
+}
+
+fn round(tools: &Tools, server: &Server) -> Result<Round> {
+    // What was written before must not be on its way to the disk while latencies are taken.
+    ensure!(Command::new("sync").status()?.success(), "the file system does not sync");
+    let (quiet_p50, quiet_p99) = latencies(&benchmark(tools, &server.endpoint, STEADY)?)?;
+    let before = server.memory_mib("VmRSS:")?;
+    server.forget_peak()?;
+    let alone = download(tools, server)?;
+    let grew = server.peak_mib()? - before;
+
+    let done = Arc::new(AtomicBool::new(false));
+    let load = {
+        let (tools, endpoint, done) = (tools.clone(), server.endpoint.clone(), Arc::clone(&done));
+        spawn(move || {
+            let output = benchmark(&tools, &endpoint, STEADY);
+            done.store(true, Ordering::Release);
+            output
+        })
+    };
+    sleep(START_AFTER);
+    let mut rates = Vec::new();
+    // Ends with the load, which is bounded.
+    while !done.load(Ordering::Acquire) {
+        rates.push(download(tools, server)?);
+    }
+    let Ok(output) = load.join() else { bail!("the load generator's thread panicked") };
+    let (busy_p50, busy_p99) = latencies(&output?)?;
+    ensure!(!rates.is_empty(), "no download fell into the writes");
+    let meanwhile = median_of(rates);
+    Ok(Round { alone, grew, quiet_p50, quiet_p99, meanwhile, busy_p50, busy_p99 })
+}
+
+/// Saves a snapshot and removes it; MiB a second.
+fn download(tools: &Tools, server: &Server) -> Result<f64> {
+    let file = server.directory.path().join("backup.db");
+    let began = Instant::now();
+    let status = Command::new(&tools.etcdctl)
+        .args(["--endpoints", &server.endpoint, "--command-timeout=120s", "snapshot", "save"])
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .context("saving a snapshot")?;
+    let took = began.elapsed().as_secs_f64();
+    ensure!(status.success(), "saving a snapshot failed");
+    let mib = std::fs::metadata(&file)?.len() as f64 / MIB;
+    std::fs::remove_file(&file)?;
+    Ok(mib / took)
+}
