@@ -10,7 +10,8 @@
 //! *Invariants.*
 //! 1. Every first member writes the same entries, byte for byte, without having talked to another.
 //! 2. The database is never behind the snapshot at which the log is opened.
-//! 3. What cannot be opened is left as it was.
+//! 3. What cannot be opened is left as it was: everything is read and judged before the first
+//!    change.
 //!
 //! *Absent.* Asking the members of a running cluster who this one is (crate `server`); threads.
 //!
@@ -32,11 +33,13 @@ use storage::bolt::{self, Database};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::snap::Snapshots;
-use storage::wal::{self, Wal};
+use storage::wal::{self, Locked, Wal};
 use store::identity::{FIRST_TERM, first_entries};
 pub use store::identity::{cluster_id, member_id};
 use store::{Member, Store, StoreOptions};
 use thiserror::Error;
+
+use crate::found::{Found, check_new, judge_log};
 
 /// Why a member cannot start. One line.
 #[derive(Debug, Error)]
@@ -96,6 +99,22 @@ pub enum StartError {
         last: LogIndex,
         /// The last entry that the database has.
         database: LogIndex,
+    },
+    /// The log needs what is not here.
+    #[error("write-ahead log: {0}")]
+    Entry(#[from] store::Fatal),
+    /// There is the data of a member, but no log.
+    #[error(
+        "write-ahead log: {}: there is none, but {found} is there: the directory was copied in \
+         part, or the log is elsewhere (--wal-dir); {REMEDY}",
+        dir.display(),
+        REMEDY = storage::REMEDY
+    )]
+    LogMissing {
+        /// Where it should be.
+        dir: PathBuf,
+        /// What a member has left.
+        found: String,
     },
     /// The initial members do not name this one.
     #[error("couldn't find local name \"{0}\" in the initial cluster configuration")]
@@ -175,7 +194,7 @@ pub struct Opened {
     commit_in_log: u64,
 }
 
-fn directory(
+pub(crate) fn directory(
     path: impl Into<PathBuf>,
     action: &'static str,
 ) -> impl FnOnce(io::Error) -> StartError {
@@ -192,6 +211,7 @@ pub fn create(
     token: &str,
     options: &FileOptions,
 ) -> Result<(), StartError> {
+    check_new(&**disk, dir, options)?;
     dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
         true => match open_half_made(disk, dir, options)? {
@@ -245,6 +265,7 @@ pub fn join(
     identity: Identity,
     options: &FileOptions,
 ) -> Result<(), StartError> {
+    check_new(&**disk, dir, options)?;
     dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
         return Ok(());
@@ -283,17 +304,20 @@ pub fn open(
     now: Moment,
 ) -> Result<Opened, StartError> {
     let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
-    let (mut database, recovered) = open_database(disk, dir, options, LogIndex(at.index()))?;
-    let database_index = Store::consistent_index(&database.view())?;
-    let wal::Opened { wal, metadata, hard_state, entries, repaired } =
-        Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
-    let metadata: Metadata = proto::decode(metadata).map_err(StartError::Metadata)?;
-    let identity = Identity {
-        member: MemberId(metadata.node_id()),
-        cluster: ClusterId(metadata.cluster_id()),
-    };
+    let found = Found::look(disk, dir, options, LogIndex(at.index()))?;
+    let log = Locked::read(Arc::clone(disk), dir.wal(), &at)?;
+    let identity = judge_log(dir, &log, &at, found.index())?;
+    let store = store(identity);
+    if let Found::Received { view, .. } = &found {
+        Store::open(view.clone(), store.clone(), now)?;
+    }
+    // What refuses a whole database is behind us; what follows changes the directory, but for
+    // reading one that is in its place.
+    let recovered = found.replaces();
+    let mut database = found.take(disk, dir, options)?;
+    let mut store = Store::open(database.view(), store, now)?;
+    let wal::Opened { wal, hard_state, entries, repaired, .. } = log.open(options.wal)?;
     dir.remove_leftovers(&**disk).map_err(directory(dir.snap(), "remove leftovers"))?;
-    let mut store = Store::open(database.view(), store(identity), now)?;
     // etcd's tools take a database without its buckets for a broken one.
     if database.view().buckets()?.is_empty()
         && let Some(frozen) = store.freeze()
@@ -303,15 +327,7 @@ pub fn open(
     // Without any voter the member waits for a leader that knows it: it was added to a cluster.
     let row = store.handle().conf_state();
     let commit_in_log = hard_state.commit();
-    let last = LogIndex(entries.last().map_or(at.index(), Entry::index));
-    if database_index > last {
-        return Err(StartError::LogBehind {
-            dir: dir.wal().into(),
-            last,
-            database: database_index,
-        });
-    }
-    let restored = restore(&at, database_index, row, hard_state, entries);
+    let restored = restore(&at, store.applied().0, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
     snapshots.remove_unrecorded(LogIndex(at.index()))?;
     Ok(Opened {
@@ -325,34 +341,6 @@ pub fn open(
         recovered,
         commit_in_log,
     })
-}
-
-/// Opens the database; one that is behind the snapshot is replaced by the one received with it.
-fn open_database(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-    snapshot: LogIndex,
-) -> Result<(Database, Option<LogIndex>), StartError> {
-    let path = dir.database();
-    let database = Database::open(&**disk, &path, options.database)?;
-    let index = Store::consistent_index(&database.view())?;
-    if index >= snapshot {
-        return Ok((database, None));
-    }
-    drop(database);
-    let received = dir.received(snapshot);
-    if !disk.exists(&received).map_err(directory(&received, "read"))? {
-        return Err(StartError::DatabaseBehind { database: index, snapshot });
-    }
-    disk.rename(&received, &path).map_err(directory(&received, "rename"))?;
-    disk.sync_dir(&dir.snap()).map_err(directory(dir.snap(), "sync"))?;
-    let database = Database::open(&**disk, &path, options.database)?;
-    let received = Store::consistent_index(&database.view())?;
-    if received < snapshot {
-        return Err(StartError::DatabaseBehind { database: received, snapshot });
-    }
-    Ok((database, Some(index)))
 }
 
 /// The consensus starts behind the snapshot. Whatever the database has of the entries after it
