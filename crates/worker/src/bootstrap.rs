@@ -211,14 +211,15 @@ pub fn create(
     token: &str,
     options: &FileOptions,
 ) -> Result<(), StartError> {
-    check_new(&**disk, dir, options)?;
-    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
         true => match open_half_made(disk, dir, options)? {
             None => return Ok(()),
             half_made => half_made,
         },
-        false => None,
+        false => {
+            check_new(&**disk, dir, options)?;
+            None
+        }
     };
     if half_made.is_some() && members.is_empty() {
         // Who asked a service for the members the first time does not know them any more.
@@ -241,6 +242,7 @@ pub fn create(
     let own = own.ok_or_else(|| StartError::NotAMember(name.to_owned()))?;
     let ids: Vec<MemberId> = all.iter().map(|member| member.id).collect();
     let metadata = Identity { member: own.id, cluster: cluster_id(&ids) }.metadata();
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let mut wal = match half_made {
         // The operator may have named the members differently this time.
         Some(half_made) if half_made.metadata == metadata => half_made.wal,
@@ -265,11 +267,11 @@ pub fn join(
     identity: Identity,
     options: &FileOptions,
 ) -> Result<(), StartError> {
-    check_new(&**disk, dir, options)?;
-    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
         return Ok(());
     }
+    check_new(&**disk, dir, options)?;
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let wal = Wal::create(Arc::clone(disk), dir.wal(), identity.metadata(), options.wal)?;
     wal.close()?;
     Ok(())

@@ -17,7 +17,7 @@ use proto::walpb;
 use storage::bolt::{self, Database};
 use storage::datadir::DataDir;
 use storage::disk::{Disk, Open};
-use storage::wal::Locked;
+use storage::wal::{self, Locked};
 use store::Store;
 
 use crate::bootstrap::{FileOptions, Identity, StartError, directory};
@@ -90,7 +90,9 @@ impl Found {
     ) -> Result<Database, StartError> {
         match self {
             Self::There(database, _) => return Ok(database),
-            Self::Missing => {}
+            Self::Missing => {
+                dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
+            }
             Self::Received { path, view, .. } => {
                 drop(view);
                 let renamed = disk.rename(&path, &dir.database());
@@ -140,9 +142,7 @@ pub(crate) fn check_new(
     dir: &DataDir,
     options: &FileOptions,
 ) -> Result<(), StartError> {
-    if dir.is_initialized(disk).map_err(directory(dir.wal(), "read"))? {
-        return Ok(());
-    }
+    wal::check_own(disk, dir.wal())?;
     let missing = |found| StartError::LogMissing { dir: dir.wal().into(), found };
     let database = dir.database();
     if has_bytes(disk, &database)? {

@@ -477,8 +477,9 @@ impl Wal {
     }
 }
 
-/// Refuses a directory that holds what is not of a log: it would be removed to make room for one.
-fn check_own(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+/// Refuses a directory that holds what is not of a log: it would be removed to make room for one,
+/// as etcd does with all that is in `--wal-dir`.
+pub fn check_own(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     match segment::stranger(disk, dir).doing("list", dir)? {
         Some(path) => Err(Error::Foreign { dir: dir.to_owned(), path }),
         None => Ok(()),
