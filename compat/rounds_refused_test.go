@@ -97,15 +97,10 @@ func writing(name string, content []byte) func(*testing.T, string) {
 	}
 }
 
-func cutting(name string, share float64) func(*testing.T, string) {
+func cutting(name string, size int64) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
-		path := filepath.Join(dir, name)
-		info, err := os.Stat(path)
-		if err == nil {
-			err = os.Truncate(path, int64(float64(info.Size())*share)&^4095)
-		}
-		if err != nil {
+		if err := os.Truncate(filepath.Join(dir, name), size); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,7 +173,7 @@ func spoilings() []spoiling {
 				t.Fatal(err)
 			}
 		}, words: []string{"member/wal"}},
-		{name: "a part of the database", spoil: cutting(database, 0.1), words: []string{"snap/db", "the file ends before"}},
+		{name: "a part of the database", spoil: cutting(database, 16384), words: []string{"snap/db", "the file ends before"}},
 		{name: "a database of zeros", spoil: writing(database, zeros), words: []string{"not a database"}},
 		{name: "a text instead of the database", spoil: writing(database, bytes.Repeat([]byte("text\n"), 9999)), words: []string{"not a database"}},
 		{name: "a text and no log", spoil: inTurn(deleting("member"), writing(database, bytes.Repeat([]byte("text\n"), 9999))),
@@ -332,7 +327,8 @@ func TestUntouchedRequests(t *testing.T) {
 		m := harness.Launch(t, harness.Real)
 		waitVersions(t, m, "3.7.0", "3.7.0")
 		harness.MustStop(t, m)
-		m.Flags = []string{"--backend-batch-interval=1h"}
+		old := filepath.Join(t.TempDir(), "db")
+		harness.CopyDir(t, harness.DBFile(m.Dir), old)
 		harness.MustStart(t, m)
 		client := m.Client()
 		if _, err := client.RoleAdd(t.Context(), "one"); err != nil {
@@ -345,8 +341,9 @@ func TestUntouchedRequests(t *testing.T) {
 			}
 		}
 		client.Close()
-		m.Flags = nil
 		m.Kill()
+		// As if it had ended before the database was committed.
+		harness.CopyDir(t, old, harness.DBFile(m.Dir))
 		untouchedBy(t, m, "authentication request (role add)")
 		m.Kind = harness.Real
 		harness.MustStart(t, m)

@@ -202,8 +202,15 @@ func TestRoundsDown(t *testing.T) {
 // lower asks a lone member to lower the versions, and waits until it has.
 func lower(t *testing.T, m *harness.Member, version string) {
 	t.Helper()
-	if out, err := m.Etcdctl("downgrade", "enable", version); err != nil {
-		t.Fatal(err, out)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		_, err := m.Etcdctl("downgrade", "enable", version)
+		if err == nil {
+			break
+		}
+		// The one before ends when the member has seen that all are there.
+		if !strings.Contains(err.Error(), "downgrade job in progress") || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 	waitVersions(t, m, version+".0", version+".0")
 }

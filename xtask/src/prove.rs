@@ -86,7 +86,7 @@ macro_rules! compat {
     };
 }
 
-const PROOFS: [Proof; 17] = [
+const PROOFS: [Proof; 18] = [
     Proof {
         name: "crashes",
         claim: "Fifty times killed under load, nothing acknowledged is missing, revisions do not \
@@ -326,6 +326,36 @@ const PROOFS: [Proof; 17] = [
                     ("COMPAT_MIX", "QQQ,QQE,EQE/QQE"),
                 ]
             ),
+        ],
+    },
+    Proof {
+        name: "rounds",
+        claim: "Directories of etcd 3.5, 3.6 and 3.7 with a million keys, values up to 1.4 MiB, \
+                users, leases and alarms go from product to product, stopped and killed, down to \
+                3.5 and up again, and hold the same at each hop; killed under load nothing \
+                acknowledged is lost. Snapshots of all of them are restored by the tools of all \
+                of them. What cannot be started on is refused and untouched; beside it, what etcd \
+                does.",
+        commands: &[
+            BUILD,
+            compat!(
+                "^TestRounds$",
+                &[("COMPAT_ROUNDS_KEYS", "1000000/20000"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!(
+                "^TestRoundsKilled$",
+                &[("COMPAT_ROUND_KILLS", "15/3"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!("^TestRoundsDown$", &[("COMPAT_SEED", "SEED")]),
+            compat!(
+                "^TestDowngradeRounds$",
+                &[("COMPAT_MIX", "QQE,QEE,QQQ/QQE"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!(
+                "^TestSnapshotRounds$",
+                &[("COMPAT_ROUNDS_ALL", "1/0"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!("^TestUntouched", &[("COMPAT_ROUNDS_REAL", "1/")]),
         ],
     },
     Proof {
