@@ -192,6 +192,7 @@ func TestRoundsDown(t *testing.T) {
 	h.to(harness.Real36, false)
 	lower(t, m, "3.5")
 	h.to(harness.Real35, true)
+	waitLowered(t, m)
 	h.to(harness.Ours, true)
 	waitVersions(t, m, "3.7.0", "3.7.0")
 	h.to(harness.Real, false)
@@ -202,17 +203,24 @@ func TestRoundsDown(t *testing.T) {
 // lower asks a lone member to lower the versions, and waits until it has.
 func lower(t *testing.T, m *harness.Member, version string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		_, err := m.Etcdctl("downgrade", "enable", version)
-		if err == nil {
-			break
-		}
-		// The one before ends when the member has seen that all are there.
-		if !strings.Contains(err.Error(), "downgrade job in progress") || time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+	waitLowered(t, m) // one at a time
+	if out, err := m.Etcdctl("downgrade", "enable", version); err != nil {
+		t.Fatal(err, out)
 	}
 	waitVersions(t, m, version+".0", version+".0")
+}
+
+// waitLowered waits until no downgrade is under way: a member ends it when all have the version. Until
+// then the versions are held down, whoever starts on the directory.
+func waitLowered(t *testing.T, m *harness.Member) {
+	t.Helper()
+	told := ""
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if told = httpAnswer(m.PeerURL() + "/downgrade/enabled"); told == "200 false" {
+			return
+		}
+	}
+	t.Fatalf("%s is being downgraded still: %s", m.Kind, told)
 }
 
 // waitVersions waits until a member tells that its cluster and its rows have these versions.
