@@ -339,9 +339,10 @@ const PROOFS: [Proof; 18] = [
         commands: &[
             BUILD,
             compat!(
-                "^TestRounds$",
+                "^TestRounds$//killed=true",
                 &[("COMPAT_ROUNDS_KEYS", "1000000/20000"), ("COMPAT_SEED", "SEED")]
             ),
+            compat!("^TestRounds$//killed=false", &[("COMPAT_SEED", "SEED")]),
             compat!(
                 "^TestRoundsKilled$",
                 &[("COMPAT_ROUND_KILLS", "15/3"), ("COMPAT_SEED", "SEED")]

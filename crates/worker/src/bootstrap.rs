@@ -212,7 +212,7 @@ pub fn create(
     options: &FileOptions,
 ) -> Result<(), StartError> {
     let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
-        true => match open_half_made(disk, dir, options)? {
+        true => match read_half_made(disk, dir)? {
             None => return Ok(()),
             half_made => half_made,
         },
@@ -245,7 +245,7 @@ pub fn create(
     dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let mut wal = match half_made {
         // The operator may have named the members differently this time.
-        Some(half_made) if half_made.metadata == metadata => half_made.wal,
+        Some(log) if *log.metadata() == metadata => log.open(options.wal)?.wal,
         Some(_) => return Err(StartError::HalfMade),
         None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
     };
@@ -279,11 +279,7 @@ pub fn join(
 
 /// The log of a directory whose making was interrupted before its first entries were durable:
 /// nobody has opened it, or there would be a database.
-fn open_half_made(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-) -> Result<Option<wal::Opened>, StartError> {
+fn read_half_made(disk: &Arc<dyn Disk>, dir: &DataDir) -> Result<Option<Locked>, StartError> {
     let database = dir.database();
     if disk.exists(&database).map_err(directory(&database, "read"))? {
         return Ok(None);
@@ -292,9 +288,9 @@ fn open_half_made(
     if !wal::snapshots(&**disk, dir.wal())?.iter().all(|found| found.index() == 0) {
         return Ok(None);
     }
-    let opened = Wal::open(Arc::clone(disk), dir.wal(), &start, options.wal)?;
+    let log = Locked::read(Arc::clone(disk), dir.wal(), &start)?;
     // Entries may be there without the state after them that commits them.
-    Ok((opened.hard_state.commit() == 0).then_some(opened))
+    Ok((log.hard_state().commit() == 0).then_some(log))
 }
 
 /// Opens the directory of a member.

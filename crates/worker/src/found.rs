@@ -25,7 +25,7 @@ use crate::bootstrap::{FileOptions, Identity, StartError, directory};
 /// The database that a member begins with.
 pub(crate) enum Found {
     /// It is in its place, with the last entry it has.
-    There(Database, LogIndex),
+    There(Box<Database>, LogIndex),
     /// There is none: the log has everything.
     Missing,
     /// One that was received with the snapshot at which the log begins is to take the place of
@@ -47,7 +47,7 @@ impl Found {
             let database = Database::open(&**disk, &path, options.database)?;
             replaces = Store::consistent_index(&database.view())?;
             if replaces >= snapshot {
-                return Ok(Self::There(database, replaces));
+                return Ok(Self::There(Box::new(database), replaces));
             }
         } else if snapshot == LogIndex(0) {
             return Ok(Self::Missing);
@@ -89,7 +89,7 @@ impl Found {
         options: &FileOptions,
     ) -> Result<Database, StartError> {
         match self {
-            Self::There(database, _) => return Ok(database),
+            Self::There(database, _) => return Ok(*database),
             Self::Missing => {
                 dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
             }
