@@ -42,14 +42,17 @@ func rounds(t *testing.T, first harness.Kind, kill bool) {
 	keys := harness.EnvInt(t, "COMPAT_ROUNDS_KEYS", 300)
 	m, r, told := beginRounds(t, first, keys, !kill)
 	h := hopper{t: t, m: m, r: r, people: told, points: 12}
-	if keys > 100_000 {
+	huge := keys > 100_000
+	if huge {
 		h.points = 3 // each of them walks over all rows
 	}
 	h.to(harness.Ours, kill)
 	h.to(harness.Real, false) // rows are compared where nothing was left to the log
-	h.to(harness.Ours, false)
-	h.to(harness.Ours, kill)
-	h.to(harness.Real, kill)
+	if !huge {
+		h.to(harness.Ours, false)
+		h.to(harness.Ours, kill)
+		h.to(harness.Real, kill)
+	}
 	if !kill { // the versions are still those of the beginning
 		h.to(harness.Ours, false)
 		h.to(first, false)
