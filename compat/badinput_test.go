@@ -141,10 +141,9 @@ func (s *spoiled) flippedLength(t *testing.T) {
 	damaged(t, m, file, f.Offset, "one bit of a length is wrong")
 }
 
-// tornTail: a last record of several sectors, of which only the first was written: etcd's sign of
-// a write that nobody was told of.
-func (s *spoiled) tornTail(t *testing.T) {
-	m := s.again(t)
+// tear ends the log in such a record.
+func (s *spoiled) tear(t *testing.T) string {
+	t.Helper()
 	file, frames := s.segment(t)
 	last := frames[len(frames)-1]
 	end := (last.Offset + 8 + last.Size + 7) / 8 * 8
@@ -154,6 +153,14 @@ func (s *spoiled) tornTail(t *testing.T) {
 			part[8+i] = 0x10
 		}
 	}, int((end/512+1)*512-end))
+	return file
+}
+
+// tornTail: a last record of several sectors, of which only the first was written: etcd's sign of
+// a write that nobody was told of.
+func (s *spoiled) tornTail(t *testing.T) {
+	m := s.again(t)
+	file := s.tear(t)
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -153,3 +153,21 @@ func Installed(data string) (int, error) {
 	}
 	return installed, nil
 }
+
+// Identity says whose log a directory has: the metadata with which it begins.
+func Identity(data string) (string, error) {
+	files, err := LogFiles(data)
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("no log in %s: %w", data, err)
+	}
+	w, err := wal.OpenForRead(zap.NewNop(), WALDir(data), &walpb.Snapshot{})
+	if err != nil {
+		return "", err
+	}
+	defer w.Close()
+	metadata, _, entries, err := w.ReadAll()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x, %d entries", metadata, len(entries)), nil
+}

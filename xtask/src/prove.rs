@@ -340,6 +340,37 @@ const PROOFS: [Proof; 18] = [
         ],
     },
     Proof {
+        name: "rounds",
+        claim: "Directories of etcd 3.5, 3.6 and 3.7 with a million keys, values up to 1.4 MiB, \
+                users, leases and alarms go from product to product, stopped and killed, down to \
+                3.5 and up again, and hold the same at each hop; killed under load nothing \
+                acknowledged is lost. Snapshots of all of them are restored by the tools of all \
+                of them. What cannot be started on is refused and untouched; beside it, what etcd \
+                does.",
+        commands: &[
+            BUILD,
+            compat!(
+                "^TestRounds$//killed=true",
+                &[("COMPAT_ROUNDS_KEYS", "1000000/20000"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!("^TestRounds$//killed=false", &[("COMPAT_SEED", "SEED")]),
+            compat!(
+                "^TestRoundsKilled$",
+                &[("COMPAT_ROUND_KILLS", "15/3"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!("^TestRoundsDown$", &[("COMPAT_SEED", "SEED")]),
+            compat!(
+                "^TestDowngradeRounds$",
+                &[("COMPAT_MIX", "QQE,QEE,QQQ/QQE"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!(
+                "^TestSnapshotRounds$",
+                &[("COMPAT_ROUNDS_ALL", "1/0"), ("COMPAT_SEED", "SEED")]
+            ),
+            compat!("^TestUntouched", &[("COMPAT_ROUNDS_REAL", "1/")]),
+        ],
+    },
+    Proof {
         name: "simulation",
         claim: "Twenty thousand clusters of one to seven members, each drawn from a seed with its \
                 own network, disks, clocks, faults and clients, keep every promise while anything \

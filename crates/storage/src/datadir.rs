@@ -76,6 +76,19 @@ impl DataDir {
         wal::exists(disk, &self.wal)
     }
 
+    /// A snapshot, or a database received with one: nobody has them who has no log.
+    pub fn some_snapshot(&self, disk: &dyn Disk) -> io::Result<Option<PathBuf>> {
+        let snap = self.snap();
+        if !disk.exists(&snap)? {
+            return Ok(None);
+        }
+        let is_one = |name: &PathBuf| {
+            let text = name.to_string_lossy();
+            text.ends_with(".snap") || text.ends_with(".snap.db")
+        };
+        Ok(disk.list(&snap)?.into_iter().find(is_one).map(|name| snap.join(name)))
+    }
+
     /// Creates what is missing of the directories, but not that of the log, and makes their names
     /// durable: before there is a log also those that were there, since a process that was killed
     /// may have made them just before.

@@ -177,6 +177,28 @@ impl Store {
         Ok(applied)
     }
 
+    /// Refuses an entry that cannot be applied here, whatever the state is. Before a member opens
+    /// its log for writing it asks this of what is committed, so that a directory that needs etcd
+    /// stays what it was. `database` has the entries up to there already.
+    pub fn check(entry: &Entry, database: LogIndex) -> Result<(), Fatal> {
+        let index = LogIndex(entry.index());
+        let data = entry.data.clone().unwrap_or_default();
+        if entry.r#type() != EntryType::EntryNormal || data.is_empty() {
+            return Ok(());
+        }
+        if let Some(translated) = legacy::translated(&data) {
+            return translated.map(|_| ()).map_err(|what| fatal(index, what));
+        }
+        // What cannot be read is told when it is applied.
+        if index <= database || check_nesting(&data).is_err() {
+            return Ok(());
+        }
+        match proto::decode::<InternalRaftRequest>(data).ok().as_ref().and_then(auth_request) {
+            Some(name) => Err(fatal(index, needs_auth(name))),
+            None => Ok(()),
+        }
+    }
+
     fn apply_conf_change(&mut self, data: Bytes, applied: &mut Applied) -> Result<(), Fatal> {
         let index = applied.index;
         let mut change = proto::decode::<ConfChange>(data)
@@ -328,7 +350,7 @@ impl Store {
         now: Moment,
     ) -> Outcome {
         let index = applied.index;
-        if request.range.is_some() {
+        if request.range.is_some() || asks_auth(request) {
             return Ok(Ok(Response::Empty));
         }
         if let Some(put) = &request.put {
@@ -473,32 +495,46 @@ fn fatal(index: LogIndex, what: String) -> Fatal {
     Fatal::Entry { index, what }
 }
 
-/// Says what a request is that nothing here knows.
-fn unknown(request: &InternalRaftRequest) -> String {
+/// Whether it asks about authentication and changes nothing while that is off: etcd takes reads into
+/// its log, too.
+const fn asks_auth(request: &InternalRaftRequest) -> bool {
+    request.auth_status.is_some()
+        || request.authenticate.is_some()
+        || request.auth_disable.is_some()
+        || request.auth_user_get.is_some()
+        || request.auth_user_list.is_some()
+        || request.auth_role_get.is_some()
+        || request.auth_role_list.is_some()
+}
+
+/// The name of a request that changes users, roles or whether they matter.
+fn auth_request(request: &InternalRaftRequest) -> Option<&'static str> {
     let auth = [
         ("auth enable", request.auth_enable.is_some()),
-        ("auth disable", request.auth_disable.is_some()),
-        ("authenticate", request.authenticate.is_some()),
-        ("auth status", request.auth_status.is_some()),
         ("user add", request.auth_user_add.is_some()),
         ("user delete", request.auth_user_delete.is_some()),
-        ("user get", request.auth_user_get.is_some()),
         ("user change password", request.auth_user_change_password.is_some()),
         ("user grant role", request.auth_user_grant_role.is_some()),
         ("user revoke role", request.auth_user_revoke_role.is_some()),
-        ("user list", request.auth_user_list.is_some()),
-        ("role list", request.auth_role_list.is_some()),
         ("role add", request.auth_role_add.is_some()),
         ("role delete", request.auth_role_delete.is_some()),
-        ("role get", request.auth_role_get.is_some()),
         ("role grant permission", request.auth_role_grant_permission.is_some()),
         ("role revoke permission", request.auth_role_revoke_permission.is_some()),
     ];
-    match auth.iter().find(|(_, is_set)| *is_set) {
-        Some((name, _)) => format!(
-            "authentication request ({name}), which this version cannot apply; let etcd apply it \
-             (start and stop it on this directory) and disable authentication first"
-        ),
+    auth.iter().find(|(_, is_set)| *is_set).map(|(name, _)| *name)
+}
+
+fn needs_auth(name: &str) -> String {
+    format!(
+        "authentication request ({name}), which this version cannot apply; let etcd apply it \
+         (start and stop it on this directory) and disable authentication first"
+    )
+}
+
+/// Says what a request is that nothing here knows.
+fn unknown(request: &InternalRaftRequest) -> String {
+    match auth_request(request) {
+        Some(name) => needs_auth(name),
         None => "empty request, or one that etcd 3.7 does not know".into(),
     }
 }

@@ -10,7 +10,8 @@
 //! *Invariants.*
 //! 1. Every first member writes the same entries, byte for byte, without having talked to another.
 //! 2. The database is never behind the snapshot at which the log is opened.
-//! 3. What cannot be opened is left as it was.
+//! 3. What cannot be opened is left as it was: everything is read and judged before the first
+//!    change.
 //!
 //! *Absent.* Asking the members of a running cluster who this one is (crate `server`); threads.
 //!
@@ -32,11 +33,13 @@ use storage::bolt::{self, Database};
 use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::snap::Snapshots;
-use storage::wal::{self, Wal};
+use storage::wal::{self, Locked, Wal};
 use store::identity::{FIRST_TERM, first_entries};
 pub use store::identity::{cluster_id, member_id};
 use store::{Member, Store, StoreOptions};
 use thiserror::Error;
+
+use crate::found::{Found, check_new, judge_log};
 
 /// Why a member cannot start. One line.
 #[derive(Debug, Error)]
@@ -96,6 +99,22 @@ pub enum StartError {
         last: LogIndex,
         /// The last entry that the database has.
         database: LogIndex,
+    },
+    /// The log needs what is not here.
+    #[error("write-ahead log: {0}")]
+    Entry(#[from] store::Fatal),
+    /// There is the data of a member, but no log.
+    #[error(
+        "write-ahead log: {}: there is none, but {found} is there: the directory was copied in \
+         part, or the log is elsewhere (--wal-dir); {REMEDY}",
+        dir.display(),
+        REMEDY = storage::REMEDY
+    )]
+    LogMissing {
+        /// Where it should be.
+        dir: PathBuf,
+        /// What a member has left.
+        found: String,
     },
     /// The initial members do not name this one.
     #[error("couldn't find local name \"{0}\" in the initial cluster configuration")]
@@ -175,7 +194,7 @@ pub struct Opened {
     commit_in_log: u64,
 }
 
-fn directory(
+pub(crate) fn directory(
     path: impl Into<PathBuf>,
     action: &'static str,
 ) -> impl FnOnce(io::Error) -> StartError {
@@ -192,13 +211,15 @@ pub fn create(
     token: &str,
     options: &FileOptions,
 ) -> Result<(), StartError> {
-    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
-        true => match open_half_made(disk, dir, options)? {
+        true => match read_half_made(disk, dir)? {
             None => return Ok(()),
             half_made => half_made,
         },
-        false => None,
+        false => {
+            check_new(&**disk, dir, options)?;
+            None
+        }
     };
     if half_made.is_some() && members.is_empty() {
         // Who asked a service for the members the first time does not know them any more.
@@ -221,9 +242,10 @@ pub fn create(
     let own = own.ok_or_else(|| StartError::NotAMember(name.to_owned()))?;
     let ids: Vec<MemberId> = all.iter().map(|member| member.id).collect();
     let metadata = Identity { member: own.id, cluster: cluster_id(&ids) }.metadata();
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let mut wal = match half_made {
         // The operator may have named the members differently this time.
-        Some(half_made) if half_made.metadata == metadata => half_made.wal,
+        Some(log) if *log.metadata() == metadata => log.open(options.wal)?.wal,
         Some(_) => return Err(StartError::HalfMade),
         None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
     };
@@ -245,10 +267,11 @@ pub fn join(
     identity: Identity,
     options: &FileOptions,
 ) -> Result<(), StartError> {
-    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     if dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
         return Ok(());
     }
+    check_new(&**disk, dir, options)?;
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
     let wal = Wal::create(Arc::clone(disk), dir.wal(), identity.metadata(), options.wal)?;
     wal.close()?;
     Ok(())
@@ -256,11 +279,7 @@ pub fn join(
 
 /// The log of a directory whose making was interrupted before its first entries were durable:
 /// nobody has opened it, or there would be a database.
-fn open_half_made(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-) -> Result<Option<wal::Opened>, StartError> {
+fn read_half_made(disk: &Arc<dyn Disk>, dir: &DataDir) -> Result<Option<Locked>, StartError> {
     let database = dir.database();
     if disk.exists(&database).map_err(directory(&database, "read"))? {
         return Ok(None);
@@ -269,9 +288,9 @@ fn open_half_made(
     if !wal::snapshots(&**disk, dir.wal())?.iter().all(|found| found.index() == 0) {
         return Ok(None);
     }
-    let opened = Wal::open(Arc::clone(disk), dir.wal(), &start, options.wal)?;
+    let log = Locked::read(Arc::clone(disk), dir.wal(), &start)?;
     // Entries may be there without the state after them that commits them.
-    Ok((opened.hard_state.commit() == 0).then_some(opened))
+    Ok((log.hard_state().commit() == 0).then_some(log))
 }
 
 /// Opens the directory of a member.
@@ -283,17 +302,20 @@ pub fn open(
     now: Moment,
 ) -> Result<Opened, StartError> {
     let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
-    let (mut database, recovered) = open_database(disk, dir, options, LogIndex(at.index()))?;
-    let database_index = Store::consistent_index(&database.view())?;
-    let wal::Opened { wal, metadata, hard_state, entries, repaired } =
-        Wal::open(Arc::clone(disk), dir.wal(), &at, options.wal)?;
-    let metadata: Metadata = proto::decode(metadata).map_err(StartError::Metadata)?;
-    let identity = Identity {
-        member: MemberId(metadata.node_id()),
-        cluster: ClusterId(metadata.cluster_id()),
-    };
+    let found = Found::look(disk, dir, options, LogIndex(at.index()))?;
+    let log = Locked::read(Arc::clone(disk), dir.wal(), &at)?;
+    let identity = judge_log(dir, &log, &at, found.index())?;
+    let store = store(identity);
+    if let Found::Received { view, .. } = &found {
+        Store::open(view.clone(), store.clone(), now)?;
+    }
+    // What refuses a whole database is behind us; what follows changes the directory, but for
+    // reading one that is in its place.
+    let recovered = found.replaces();
+    let mut database = found.take(disk, dir, options)?;
+    let mut store = Store::open(database.view(), store, now)?;
+    let wal::Opened { wal, hard_state, entries, repaired, .. } = log.open(options.wal)?;
     dir.remove_leftovers(&**disk).map_err(directory(dir.snap(), "remove leftovers"))?;
-    let mut store = Store::open(database.view(), store(identity), now)?;
     // etcd's tools take a database without its buckets for a broken one.
     if database.view().buckets()?.is_empty()
         && let Some(frozen) = store.freeze()
@@ -303,15 +325,7 @@ pub fn open(
     // Without any voter the member waits for a leader that knows it: it was added to a cluster.
     let row = store.handle().conf_state();
     let commit_in_log = hard_state.commit();
-    let last = LogIndex(entries.last().map_or(at.index(), Entry::index));
-    if database_index > last {
-        return Err(StartError::LogBehind {
-            dir: dir.wal().into(),
-            last,
-            database: database_index,
-        });
-    }
-    let restored = restore(&at, database_index, row, hard_state, entries);
+    let restored = restore(&at, store.applied().0, row, hard_state, entries);
     let snapshots = Snapshots::new(Arc::clone(disk), dir.snap());
     snapshots.remove_unrecorded(LogIndex(at.index()))?;
     Ok(Opened {
@@ -325,34 +339,6 @@ pub fn open(
         recovered,
         commit_in_log,
     })
-}
-
-/// Opens the database; one that is behind the snapshot is replaced by the one received with it.
-fn open_database(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-    snapshot: LogIndex,
-) -> Result<(Database, Option<LogIndex>), StartError> {
-    let path = dir.database();
-    let database = Database::open(&**disk, &path, options.database)?;
-    let index = Store::consistent_index(&database.view())?;
-    if index >= snapshot {
-        return Ok((database, None));
-    }
-    drop(database);
-    let received = dir.received(snapshot);
-    if !disk.exists(&received).map_err(directory(&received, "read"))? {
-        return Err(StartError::DatabaseBehind { database: index, snapshot });
-    }
-    disk.rename(&received, &path).map_err(directory(&received, "rename"))?;
-    disk.sync_dir(&dir.snap()).map_err(directory(dir.snap(), "sync"))?;
-    let database = Database::open(&**disk, &path, options.database)?;
-    let received = Store::consistent_index(&database.view())?;
-    if received < snapshot {
-        return Err(StartError::DatabaseBehind { database: received, snapshot });
-    }
-    Ok((database, Some(index)))
 }
 
 /// The consensus starts behind the snapshot. Whatever the database has of the entries after it

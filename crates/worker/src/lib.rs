@@ -19,6 +19,7 @@
 mod apply;
 pub mod bootstrap;
 mod commit;
+mod found;
 mod handoff;
 mod install;
 mod log;

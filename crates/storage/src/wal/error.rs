@@ -41,6 +41,18 @@ pub enum Error {
         /// The directory of the log.
         dir: PathBuf,
     },
+    /// A log is to be made where other files are.
+    #[error(
+        "{}: a log cannot be made here, where {} is: name a directory that is empty or not there",
+        dir.display(),
+        path.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// The first thing in it that is not of a log.
+        path: PathBuf,
+    },
     /// The segments needed are not there.
     #[error(
         "{}: no segment holds the entry after snapshot index {index}; {}",

@@ -16,6 +16,7 @@
 //! 2. A segment gets its name only when its head is synced; all before it are then synced too.
 //! 3. What [`Wal::open`] returns is durable, and so are the zeros after it, whoever wrote them.
 //! 4. After a failed write or sync nothing is written any more.
+//! 5. A log is read before anything of it is changed: see [`Locked`].
 //!
 //! *Absent.* Threads (etcd prepares segments in the background; reserving one takes a few
 //! milliseconds and happens at open and after a cut), reading while writing, clocks, logging.
@@ -24,6 +25,7 @@
 //! the damage that etcd takes for a torn end, `replay` for that which it does not see.
 
 mod error;
+mod locked;
 mod reader;
 mod record;
 mod repair;
@@ -42,6 +44,7 @@ use bytes::Bytes;
 use proto::{raftpb, walpb};
 
 pub use error::Error;
+pub use locked::Locked;
 pub use repair::Repair;
 pub(crate) use segment::hex;
 pub use survey::{Salvaged, Survey, Surveyed, salvage, survey};
@@ -225,8 +228,10 @@ impl Wal {
         if exists(&*disk, dir).doing("list", dir)? {
             return Err(Error::Exists { dir: dir.to_owned() });
         }
+        check_own(&*disk, dir)?;
         let temporary = temporary_dir(dir);
         if disk.exists(&temporary).doing("find", &temporary)? {
+            check_own(&*disk, &temporary)?;
             disk.remove_dir_all(&temporary).doing("remove", &temporary)?;
         }
         disk.create_dir_all(&temporary).doing("create", &temporary)?;
@@ -284,53 +289,7 @@ impl Wal {
         at: &walpb::Snapshot,
         options: Options,
     ) -> Result<Opened, Error> {
-        let (index, term) = (LogIndex(at.index()), Term(at.term()));
-        let names = segment::list(&*disk, dir).doing("list", dir)?;
-        let names = segment::needed(names, dir, index)?;
-        let segments = segment::open_to_write(&*disk, dir, &names)?;
-        let mut read = Collector::new(at);
-        let end = replay::walk(dir, &segments, |placed| read.take(placed))?;
-        if !read.start_found {
-            return Err(Error::SnapshotNotFound { dir: dir.to_owned(), index, term });
-        }
-        let Some(tail) = segments.last() else {
-            return Err(Error::NoSegment { dir: dir.to_owned(), index });
-        };
-        let last = read.last.max(index);
-        if LogIndex(read.state.commit()) > last {
-            let what = format!("commit index {} but the last entry is {last}", read.state.commit());
-            return Err(Error::corrupt(&tail.path, end.offset, what));
-        }
-        let repaired = match end.torn {
-            None => None,
-            Some(reason) => Some(repair::cut_off(&*disk, dir, tail, end.offset, reason)?),
-        };
-        repair::reserve_rest(tail, options.segment_bytes)?;
-        let mut wal = Self {
-            disk,
-            dir: dir.to_owned(),
-            options,
-            metadata: end.metadata.clone(),
-            state: read.state,
-            last,
-            segments: segments.into(),
-            offset: end.offset,
-            encoder: Encoder::new(end.crc),
-            unsynced: true,
-            spare: None,
-            spares: 0,
-            stopped: false,
-        };
-        wal.remove_old_spares()?;
-        wal.settle()?;
-        wal.prepare_spare();
-        Ok(Opened {
-            wal,
-            metadata: end.metadata,
-            hard_state: read.state,
-            entries: read.entries,
-            repaired,
-        })
+        Locked::read(disk, dir, at)?.open(options)
     }
 
     /// Makes durable what was read. It may be in the page cache only, and the names too, when the
@@ -537,6 +496,15 @@ impl Wal {
 
     fn sync_dir(&self, dir: &Path) -> Result<(), Error> {
         if self.options.sync { self.disk.sync_dir(dir).doing("sync", dir) } else { Ok(()) }
+    }
+}
+
+/// Refuses a directory that holds what is not of a log: it would be removed to make room for one,
+/// as etcd does with all that is in `--wal-dir`.
+pub fn check_own(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    match segment::stranger(disk, dir).doing("list", dir)? {
+        Some(path) => Err(Error::Foreign { dir: dir.to_owned(), path }),
+        None => Ok(()),
     }
 }
 

@@ -55,6 +55,19 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Name>> {
     Ok(names)
 }
 
+/// Something in a directory that no log leaves there: neither a segment nor one that is being made,
+/// nor the copy of a torn one.
+pub(super) fn stranger(disk: &dyn Disk, dir: &Path) -> io::Result<Option<PathBuf>> {
+    if !disk.exists(dir)? {
+        return Ok(None);
+    }
+    let is_own = |name: &Path| {
+        let text = name.to_string_lossy();
+        Name::parse(name).is_some() || text.ends_with(".tmp") || text.ends_with(".wal.broken")
+    };
+    Ok(disk.list(dir)?.into_iter().find(|name| !is_own(name)).map(|name| dir.join(name)))
+}
+
 /// The segments that hold everything after `index`, without a gap.
 pub(super) fn needed(names: Vec<Name>, dir: &Path, index: LogIndex) -> Result<Vec<Name>, Error> {
     // From the newest: overwritten entries may let a later segment begin at a lower index.

@@ -11,24 +11,24 @@ use storage::{bolt, wal};
 use store::StoreOptions;
 use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, Opened, StartError};
 
-fn files() -> FileOptions {
+pub(crate) fn files() -> FileOptions {
     FileOptions {
         wal: wal::Options { segment_bytes: 1 << 16, sync: true },
         database: bolt::Options { cache_bytes: 1 << 20, ..bolt::Options::default() },
     }
 }
 
-fn directory() -> DataDir {
+pub(crate) fn directory() -> DataDir {
     DataDir::new("/m")
 }
 
-fn open(disk: &Arc<dyn Disk>) -> Result<Opened, StartError> {
+pub(crate) fn open(disk: &Arc<dyn Disk>) -> Result<Opened, StartError> {
     let store =
         |identity: Identity| StoreOptions { member: identity.member, ..StoreOptions::default() };
     bootstrap::open(disk, &directory(), &files(), store, base::Moment::default())
 }
 
-fn founders() -> Vec<InitialMember> {
+pub(crate) fn founders() -> Vec<InitialMember> {
     let member = |name: &str| InitialMember {
         name: name.into(),
         peer_urls: vec![format!("http://{name}:2380")],

@@ -13,4 +13,5 @@ mod lives;
 mod oracle;
 mod received;
 mod space;
+mod untouched;
 mod workload;
