@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use crate::command::{Arg, Command, Flag, Group, HELP, Kind, Style, inherited, local, names};
 use crate::go;
 
-const GROUPS: [(Group, &str); 3] = [
+const GROUPS: [(Group, &str); 4] = [
     (Group::KeyValue, "Key-value commands"),
     (Group::Maintenance, "Cluster maintenance commands"),
+    (Group::Concurrency, "Concurrency commands"),
     (Group::Utility, "Utility commands"),
 ];
 

@@ -12,27 +12,33 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for auth, defragmentation, mirrors, locks, elections and checks; TLS and DNS
-//! discovery; the log lines that the Go client writes when it retries.
+//! *Absent.* Commands for auth and defragmentation; TLS and DNS discovery; the log lines that the Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
 mod alarm;
+mod bar;
+mod check;
 mod client;
 mod compaction;
 mod del;
 mod downgrade;
+mod elect;
 mod endpoint;
+mod events;
 #[cfg(test)]
 mod fuzz;
 mod get;
 mod global;
 mod lease;
+mod lock;
 mod member;
+mod mirror;
 mod move_leader;
 mod print;
 mod put;
 mod range;
+mod session;
 mod snapshot;
 mod txn;
 mod version;
@@ -65,6 +71,10 @@ static ROOT: Command = Command {
         &member::MEMBER,
         &move_leader::MOVE_LEADER,
         &snapshot::SNAPSHOT,
+        &lock::LOCK,
+        &elect::ELECT,
+        &mirror::MAKE_MIRROR,
+        &check::CHECK,
         &OPTIONS,
         &tool::HELP,
     ],

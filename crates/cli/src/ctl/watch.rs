@@ -394,20 +394,25 @@ fn execute(command: &[Arg], revision: i64, event: &proto::mvccpb::Event) -> Outc
     let why = match status {
         Ok(status) if status.success() => return Ok(()),
         Ok(status) => exit_reason(status),
-        Err(error) if command[0].contains(&b'/') => {
-            let name = String::from_utf8_lossy(&command[0]);
-            format!("fork/exec {name}: {}", go::os_error(&error))
-        }
-        Err(_) => {
-            format!("exec: {}: executable file not found in $PATH", go::quote(&command[0]))
-        }
+        Err(error) => start_reason(&command[0], &error),
     };
     let words: Vec<String> = command.iter().map(|word| go::quote(word)).collect();
     let text = format!("command [{}] error ({why})\n", words.join(" "));
     Err(Failure { code: failure::ERROR, text })
 }
 
-fn exit_reason(status: ExitStatus) -> String {
+/// Why a command could not be started.
+pub(super) fn start_reason(name: &Arg, error: &std::io::Error) -> String {
+    if name.contains(&b'/') {
+        let name = String::from_utf8_lossy(name);
+        format!("fork/exec {name}: {}", go::os_error(error))
+    } else {
+        format!("exec: {}: executable file not found in $PATH", go::quote(name))
+    }
+}
+
+/// How a command ended that did not succeed.
+pub(super) fn exit_reason(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(9)) => "signal: killed".to_owned(),
