@@ -14,6 +14,7 @@ use proto::etcdserverpb as pb;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
 
+use super::child::{exit_reason, start_reason};
 use super::client::RequestError;
 use super::command::{Arg, Call, Command, Flag, Group, Kind};
 use super::failure::{self, Failure, Outcome};
@@ -22,7 +23,6 @@ use super::print::Answer;
 use super::session::{
     Interrupts, Session, TTL_DEFAULT, created_at, fail, first_created, one_key, operation,
 };
-use super::watch::{exit_reason, start_reason};
 
 /// What a command that a signal killed counts as.
 const KILLED: u8 = 255;

@@ -19,6 +19,7 @@
 mod alarm;
 mod bar;
 mod check;
+mod child;
 mod client;
 mod compaction;
 mod del;

@@ -134,12 +134,22 @@ async fn save(
         ("etcd-version", &version),
     ];
     log(&log_line("info", "fetched snapshot", &fields));
-    std::fs::rename(part, path).and_then(|()| sync_directory(path)).map_err(|error| {
-        let error = go::os_error(&error);
+    rename(part, path).map_err(|error| {
+        let error = format!("rename {shown_part} {shown}: {}", go::os_error(&error));
         interrupted(format!("could not rename {shown_part} to {shown} ({error})"))
     })?;
+    sync_directory(path)
+        .map_err(|e| interrupted(format!("could not fsync directory: {}", go::os_error(&e))))?;
     log(&log_line("info", "saved", &[("path", &shown)]));
     Ok(version)
+}
+
+/// Renames, as Go does: not onto a directory.
+fn rename(part: &Path, path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Err(rustix::io::Errno::EXIST.into());
+    }
+    std::fs::rename(part, path)
 }
 
 /// Makes the name of a file as durable as the file is.
