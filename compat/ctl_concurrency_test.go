@@ -180,13 +180,13 @@ func TestCtlLocks(t *testing.T) {
 }
 
 func lockLine(t *testing.T, m *harness.Member, client *clientv3.Client, first, second []string, l string) {
-	holder := startTool(t, first, m, "lock", l)
+	holder := startTool(t, first, m, "lock", l, "--ttl", "2")
 	key := holder.line()
 	if !strings.HasPrefix(key, l+"/") || holder.line() != "" {
 		t.Fatalf("the holder prints %q", key)
 	}
-	waiter := startTool(t, second, m, "lock", l)
-	gone := startTool(t, second, m, "lock", l)
+	waiter := startTool(t, second, m, "lock", l, "--ttl", "2")
+	gone := startTool(t, second, m, "lock", l, "--ttl", "2")
 	eventually(t, "three in line", func() bool { return count(client, l+"/") == 3 })
 	if code, said := gone.stop(syscall.SIGINT); code != 1 || said != "Error: context canceled" {
 		t.Errorf("an interrupted waiter: exit %d, %s", code, said)
@@ -398,19 +398,22 @@ func mirrorRestarts(t *testing.T, ours []string, source, dest *harness.Member) {
 	}
 	p, err = a.Get(t.Context(), "a/")
 	must(err)
+	_, err = a.Compact(t.Context(), p.Header.Revision, clientv3.WithCompactPhysical())
+	must(err)
 	harness.MustStart(t, dest)
 	equal("the destination was away")
-	harness.MustStop(t, source)
+	source.Kill()
 	harness.MustStart(t, source)
 	put("a/again", "1")
 	remove("a/04")
-	_, err = a.Compact(t.Context(), p.Header.Revision, clientv3.WithCompactPhysical())
-	must(err)
 	equal("the source was away")
 	if !mirrorRuns(mirror) {
 		t.Errorf("the mirror ended: %s", mirror.stderr.String())
 	}
 	mirror.kill()
+	if !strings.Contains(mirror.stderr.String(), "copying again") {
+		t.Errorf("the mirror did not notice the compaction: %s", mirror.stderr.String())
+	}
 
 	// Into itself it does not go.
 	self := startTool(t, ours, source, "make-mirror", source.Endpoint(), "--prefix", "a/")

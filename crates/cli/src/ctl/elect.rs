@@ -184,7 +184,7 @@ async fn observe(settings: Settings, prefix: &[u8], printer: &Printer) -> Outcom
                 if is_deletion(&event) {
                     break 'reign;
                 }
-                show(printer, header.clone(), event.kv.unwrap_or_default())?;
+                show(printer, header, event.kv.unwrap_or_default())?;
             }
         }
     }

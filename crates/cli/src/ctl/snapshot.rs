@@ -163,7 +163,7 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 async fn fetch(
     settings: &Settings,
     deadline: Option<Instant>,
-    endpoint: &String,
+    endpoint: &str,
     part: &Path,
     file: &mut File,
 ) -> Outcome<Download> {

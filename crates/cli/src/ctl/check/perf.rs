@@ -20,8 +20,8 @@ use crate::failure::{Failure, Outcome};
 const SECONDS: u64 = 60;
 const KEY_BYTES: usize = 256;
 const VALUE_BYTES: usize = 1024;
-/// A producer that is late by more than this does not catch up. Timers are not finer than a
-/// millisecond, so that at high rates a few puts always come at once.
+/// A producer that is late by more than this, and by more than a put, does not catch up. Timers
+/// are not finer than a millisecond, so that at high rates a few puts always come at once.
 const LATENESS_MAX: Duration = Duration::from_millis(3);
 /// The exit code of a process that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -168,7 +168,8 @@ impl Pace {
         if self.due > now {
             return false;
         }
-        self.due = self.due.max(now.checked_sub(LATENESS_MAX).unwrap_or(now)) + self.interval;
+        let lateness = LATENESS_MAX.max(self.interval);
+        self.due = self.due.max(now.checked_sub(lateness).unwrap_or(now)) + self.interval;
         true
     }
 }
