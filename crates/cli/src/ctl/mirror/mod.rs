@@ -34,7 +34,7 @@ use tonic::Code;
 
 use super::client::{Client, RequestError};
 use super::command::{Call, Command, Flag, Group, Kind};
-use super::events::{COMPACTED, Ended, Events, connect};
+use super::events::{COMPACTED, Ended, Events};
 use super::failure::{self, Failure, Outcome};
 use super::global::{Settings, log_line};
 use super::print::print;
@@ -129,6 +129,7 @@ async fn run(call: &mut Call) -> Outcome {
             _ => usize::MAX,
         },
         copies: revision <= 1,
+        begun: Cell::new(false),
         next: Cell::new(if revision <= 1 { 0 } else { revision }),
         total: Rc::new(Cell::new(0)),
     };
@@ -185,6 +186,9 @@ impl Interrupt {
     }
 }
 
+/// What no waiting mends.
+const WRONG_PASSWORD: &str = "authentication failed";
+
 const SOURCE: &str = "source";
 const DESTINATION: &str = "destination";
 
@@ -195,6 +199,8 @@ struct Mirror {
     operations_max: usize,
     /// Whether a copy may be made: not if the user named a revision to begin at.
     copies: bool,
+    /// Whether both sides have been connected to.
+    begun: Cell<bool>,
     /// The revision to go on from; 0: a copy is due.
     next: Cell<i64>,
     /// Keys copied and changes replayed.
@@ -231,9 +237,22 @@ impl Mirror {
         }
     }
 
+    /// Connects. Who is not let in at first is told so, as by every command.
+    async fn open(&self, settings: &Settings, side: &'static str) -> Result<Rc<Client>, Interrupt> {
+        match Client::connect_unbounded(settings).await {
+            Ok(Ok(client)) => Ok(Rc::new(client)),
+            Ok(Err(error)) => Err(Interrupt::of(side, error)),
+            Err(failure) if self.begun.get() && !failure.reason().contains(WRONG_PASSWORD) => {
+                Err(Interrupt::Again { side, error: failure.reason().to_owned() })
+            }
+            Err(failure) => Err(Interrupt::End(failure)),
+        }
+    }
+
     async fn attempt(&self) -> Result<Infallible, Interrupt> {
-        let source = open(&self.source, SOURCE).await?;
-        let destination = open(&self.destination, DESTINATION).await?;
+        let source = self.open(&self.source, SOURCE).await?;
+        let destination = self.open(&self.destination, DESTINATION).await?;
+        self.begun.set(true);
         if self.next.get() == 0 {
             let revision = copy::copy(self, &source, &destination).await?;
             self.next.set(revision + 1);
@@ -278,13 +297,6 @@ impl Mirror {
 
     fn count(&self, more: usize) {
         self.total.set(self.total.get().saturating_add_unsigned(more as u64));
-    }
-}
-
-async fn open(settings: &Settings, side: &'static str) -> Result<Rc<Client>, Interrupt> {
-    match connect(settings).await {
-        Ok(client) => Ok(Rc::new(client)),
-        Err(error) => Err(Interrupt::of(side, error)),
     }
 }
 
