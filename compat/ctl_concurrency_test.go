@@ -396,16 +396,22 @@ func mirrorRestarts(t *testing.T, ours []string, source, dest *harness.Member) {
 	for i := range 50 {
 		put(fmt.Sprintf("a/s%02d", i), "s")
 	}
-	p, err = a.Get(t.Context(), "a/")
+	harness.MustStart(t, dest)
+	equal("the destination was away")
+	// More than a stream holds, so that the mirror misses some of it.
+	must(mirror.cmd.Process.Signal(syscall.SIGSTOP))
+	for i := range 30 {
+		put(fmt.Sprintf("a/l%02d", i), strings.Repeat("l", 300_000))
+	}
+	put("a/again", "1")
+	remove("a/04")
+	p, err = a.Get(t.Context(), "a/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	must(err)
 	_, err = a.Compact(t.Context(), p.Header.Revision, clientv3.WithCompactPhysical())
 	must(err)
-	harness.MustStart(t, dest)
-	equal("the destination was away")
 	source.Kill()
 	harness.MustStart(t, source)
-	put("a/again", "1")
-	remove("a/04")
+	must(mirror.cmd.Process.Signal(syscall.SIGCONT))
 	equal("the source was away")
 	if !mirrorRuns(mirror) {
 		t.Errorf("the mirror ended: %s", mirror.stderr.String())
@@ -508,7 +514,7 @@ func TestCtlSnapshotSave(t *testing.T) {
 			if code != 0 || !strings.HasPrefix(out, "Snapshot saved at "+file+"\n") || strings.ContainsRune(out+errs, '\x1b') {
 				t.Fatalf("exit %d\n%s%s", code, out, errs)
 			}
-			if opened.Load() < 3 || strings.Count(errs, "beginning again") != 2 {
+			if opened.Load() < 3 || !strings.Contains(errs, "beginning again") {
 				t.Errorf("%d connections\n%s", opened.Load(), errs)
 			}
 			if out, err := harness.Etcdutl("snapshot", "status", file); err != nil {

@@ -8,7 +8,7 @@ use proto::etcdserverpb::request_op::Request;
 use proto::mvccpb;
 use tonic::Code;
 
-use super::Mirror;
+use super::{Mirror, bounded};
 use crate::ctl::client::{Client, RequestError};
 use crate::ctl::session::is_deletion;
 
@@ -60,7 +60,8 @@ pub(super) async fn commit(
             continue;
         }
         let request = pb::TxnRequest { success: group.clone(), ..Default::default() };
-        match destination.ask(&request, async |r| destination.kv().txn(r).await).await {
+        let send = async |r| destination.kv().txn(r).await;
+        match bounded(destination.ask(&request, send)).await {
             Ok(_) => {}
             Err(error) if is_too_large(&error) && group.len() > 1 => {
                 let second = group.split_off(group.len() / 2);

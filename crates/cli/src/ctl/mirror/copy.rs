@@ -16,7 +16,7 @@ use proto::mvccpb::KeyValue;
 use tonic::Code;
 
 use super::apply::{commit, delete, put};
-use super::{DESTINATION, Interrupt, Mirror, SOURCE, tell};
+use super::{DESTINATION, Interrupt, Mirror, SOURCE, bounded, tell};
 use crate::ctl::client::{Client, RequestError};
 use crate::failure::{self, Failure};
 
@@ -165,7 +165,8 @@ impl<'a> Pages<'a> {
             ..Default::default()
         };
         let client = self.client;
-        let answer = client.read(&request, async |r| client.kv().range(r).await).await?;
+        let send = async |r| client.kv().range(r).await;
+        let answer = bounded(client.read(&request, send)).await?;
         self.header = self.header.or(answer.header);
         self.is_done = !answer.more;
         if let Some(last) = answer.kvs.last() {

@@ -46,6 +46,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a failure; it doubles up to the greatest while nothing gets better.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A request that takes longer counts as failed, so that it is told.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) static MAKE_MIRROR: Command = Command {
     name: "make-mirror",
@@ -298,6 +300,13 @@ impl Mirror {
     fn count(&self, more: usize) {
         self.total.set(self.total.get().saturating_add_unsigned(more as u64));
     }
+}
+
+/// Bounds a request. One that was performed all the same does no harm: it is made again.
+async fn bounded<T>(
+    request: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    tokio::time::timeout(REQUEST_TIME_MAX, request).await.unwrap_or(Err(RequestError::Deadline))
 }
 
 #[track_caller]
