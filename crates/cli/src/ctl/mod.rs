@@ -12,7 +12,8 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for auth and defragmentation; TLS and DNS discovery; the log lines that the Go client writes when it retries.
+//! *Absent.* Commands for auth and defragmentation; TLS and DNS discovery; the log lines that the
+//! Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
