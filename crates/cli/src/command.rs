@@ -81,6 +81,7 @@ pub(crate) enum Group {
     None,
     KeyValue,
     Maintenance,
+    Concurrency,
     Authentication,
     Utility,
 }

@@ -10,6 +10,7 @@ use crate::go;
 const GROUPS: &[(Group, &str)] = &[
     (Group::KeyValue, "Key-value commands"),
     (Group::Maintenance, "Cluster maintenance commands"),
+    (Group::Concurrency, "Concurrency commands"),
     (Group::Authentication, "Authentication commands"),
     (Group::Utility, "Utility commands"),
 ];

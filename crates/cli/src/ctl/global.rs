@@ -106,6 +106,7 @@ const SEND_BYTES_MAX: usize = 2 << 20;
 const RECEIVE_BYTES_MAX: usize = i32::MAX as usize;
 
 /// What the client needs to know.
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) endpoints: Vec<String>,
     pub(crate) dial_timeout: Duration,
@@ -118,6 +119,7 @@ pub(crate) struct Settings {
 }
 
 /// Who asks.
+#[derive(Clone)]
 pub(crate) enum Credentials {
     Token(String),
     Password { user: String, password: String },

@@ -202,7 +202,7 @@ async fn keep(
 }
 
 /// A stream of renewals of one lease.
-struct Stream {
+pub(super) struct Stream {
     requests: mpsc::Sender<pb::LeaseKeepAliveRequest>,
     answers: tonic::Streaming<pb::LeaseKeepAliveResponse>,
     /// The request that opened the stream has not been answered yet.
@@ -211,7 +211,7 @@ struct Stream {
 
 impl Stream {
     /// Opens the stream with a first renewal, since a server may say nothing before one.
-    async fn open(client: &Client, id: i64) -> Result<Stream, RequestError> {
+    pub(super) async fn open(client: &Client, id: i64) -> Result<Stream, RequestError> {
         let (requests, queue) = mpsc::channel(1);
         let first = pb::LeaseKeepAliveRequest { id };
         requests.try_send(first).expect("a new channel has room for one");
@@ -220,7 +220,7 @@ impl Stream {
         Ok(Stream { requests, answers, fresh: true })
     }
 
-    async fn renew(
+    pub(super) async fn renew(
         &mut self,
         client: &Client,
         id: i64,

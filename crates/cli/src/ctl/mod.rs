@@ -12,25 +12,31 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* Commands for mirrors, locks, elections and checks; TLS and DNS
-//! discovery; the log lines that the Go client writes when it retries.
+//! *Absent.* TLS and DNS discovery; the log lines that the Go client writes when it retries.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
 mod alarm;
 mod auth;
+mod bar;
+mod check;
+mod child;
 mod client;
 mod compaction;
 mod defrag;
 mod del;
 mod downgrade;
+mod elect;
 mod endpoint;
+mod events;
 #[cfg(test)]
 mod fuzz;
 mod get;
 mod global;
 mod lease;
+mod lock;
 mod member;
+mod mirror;
 mod move_leader;
 mod password;
 mod print;
@@ -38,6 +44,7 @@ mod put;
 mod range;
 mod role;
 mod secret;
+mod session;
 mod snapshot;
 mod snapshot_old;
 mod txn;
@@ -76,6 +83,10 @@ pub(crate) static ROOT: Command = Command {
         &snapshot::SNAPSHOT,
         &user::USER,
         &role::ROLE,
+        &lock::LOCK,
+        &elect::ELECT,
+        &mirror::MAKE_MIRROR,
+        &check::CHECK,
         &OPTIONS,
         &completion::COMPLETION,
         &tool::HELP,

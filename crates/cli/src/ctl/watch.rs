@@ -17,8 +17,7 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command as Process, ExitStatus};
+use std::process::Command as Process;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
@@ -27,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::child::{exit_reason, start_reason};
 use super::client::{Client, RequestError};
 use super::command::{Arg, Call, Command, Group};
 use super::failure::{self, Failure, Outcome};
@@ -394,24 +394,9 @@ fn execute(command: &[Arg], revision: i64, event: &proto::mvccpb::Event) -> Outc
     let why = match status {
         Ok(status) if status.success() => return Ok(()),
         Ok(status) => exit_reason(status),
-        Err(error) if command[0].contains(&b'/') => {
-            let name = String::from_utf8_lossy(&command[0]);
-            format!("fork/exec {name}: {}", go::os_error(&error))
-        }
-        Err(_) => {
-            format!("exec: {}: executable file not found in $PATH", go::quote(&command[0]))
-        }
+        Err(error) => start_reason(&command[0], &error),
     };
     let words: Vec<String> = command.iter().map(|word| go::quote(word)).collect();
     let text = format!("command [{}] error ({why})\n", words.join(" "));
     Err(Failure { code: failure::ERROR, text })
-}
-
-fn exit_reason(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(9)) => "signal: killed".to_owned(),
-        (None, Some(15)) => "signal: terminated".to_owned(),
-        (None, signal) => format!("signal: {}", signal.unwrap_or_default()),
-    }
 }

@@ -1,0 +1,242 @@
+//! `check`: puts load on a cluster and judges how it bears it.
+//!
+//! ```text
+//!  producer -> queue -> clients, each on its own connection -> report -> PASS or FAIL
+//! ```
+//!
+//! *Invariants.* Only keys under the prefix are written, the prefix had no keys before, and its
+//! keys are removed in the end.
+//!
+//! *Contract.* `command/check.go` and `pkg/report` of etcd v3.7.1.
+
+mod datascale;
+mod perf;
+mod report;
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use base::Rng;
+use bytes::Bytes;
+use proto::etcdserverpb as pb;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+use super::bar::Bar;
+use super::client::{Client, RequestError};
+use super::command::{Call, Command, Group};
+use super::failure::{self, Failure, Outcome};
+use super::global::Settings;
+use super::print::print;
+use super::range::widen;
+use crate::go;
+use report::Report;
+
+/// How long the removal of keys, a compaction and a defragmentation may take each.
+const CLEANUP_TIME_MAX: Duration = Duration::from_secs(30);
+
+pub(crate) static CHECK: Command = Command {
+    name: "check",
+    usage: "<subcommand>",
+    short: "commands for checking properties of the etcd cluster. Use `etcdctl check --help` to \
+            see subcommands",
+    long: "commands for checking properties of the etcd cluster",
+    group: Group::Utility,
+    commands: &[&perf::PERF, &datascale::DATASCALE],
+    ..Command::EMPTY
+};
+
+/// A size of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Small,
+    Medium,
+    Large,
+    ExtraLarge,
+}
+
+impl Load {
+    fn of(call: &Call) -> Outcome<Load> {
+        Ok(match call.values.text("load") {
+            "s" | "small" => Load::Small,
+            "m" | "medium" => Load::Medium,
+            "l" | "large" => Load::Large,
+            "xl" | "xLarge" => Load::ExtraLarge,
+            other => {
+                let reason = format!("unknown load option {other}");
+                return Err(Failure::new(failure::BAD_FEATURE, reason));
+            }
+        })
+    }
+}
+
+fn fail(error: impl std::fmt::Display) -> Failure {
+    Failure::new(failure::ERROR, error)
+}
+
+/// What goes wrong with the cluster itself.
+fn failed() -> Failure {
+    Failure::silent(failure::ERROR)
+}
+
+fn say(line: &str) -> Outcome {
+    print(format!("{line}\n").as_bytes())
+}
+
+/// The range of all keys with a prefix.
+fn every_key(prefix: &str) -> (Bytes, Bytes) {
+    let (key, range_end) = widen(prefix.as_bytes().to_vec(), true, false);
+    (key.into(), range_end.into())
+}
+
+/// Connects once for the questions, and refuses a prefix that is in use. `quotes` stand around
+/// the advice.
+async fn begin(
+    settings: &Settings,
+    prefix: &str,
+    deadline: Option<Instant>,
+    quotes: &str,
+) -> Outcome<Rc<Client>> {
+    let client =
+        Client::connect_to(settings, &settings.endpoints, deadline).await?.map_err(fail)?;
+    let (key, range_end) = every_key(prefix);
+    let request = pb::RangeRequest { key, range_end, limit: 1, ..Default::default() };
+    let send = async |r| client.kv().range(r).await;
+    let answer = client.read(&request, send).await.map_err(fail)?;
+    if !answer.kvs.is_empty() {
+        let quoted = go::quote(prefix.as_bytes());
+        let reason = format!(
+            "prefix {quoted} has keys. Delete with {quotes}etcdctl del --prefix {prefix}{quotes} \
+             first"
+        );
+        return Err(Failure::new(failure::INVALID_INPUT, reason));
+    }
+    Ok(Rc::new(client))
+}
+
+/// Connects all clients at once. They begin at different endpoints.
+async fn connect_all(settings: &Rc<Settings>, clients: usize) -> Outcome<Vec<Rc<Client>>> {
+    let mut connecting = Vec::with_capacity(clients);
+    for index in 0..clients {
+        let settings = Rc::clone(settings);
+        connecting.push(tokio::task::spawn_local(async move {
+            let mut endpoints = settings.endpoints.clone();
+            let count = endpoints.len().max(1);
+            endpoints.rotate_left(index % count);
+            Client::connect_to(&settings, &endpoints, None).await
+        }));
+    }
+    let mut connected = Vec::with_capacity(clients);
+    for client in connecting {
+        connected.push(Rc::new(client.await.map_err(fail)??.map_err(fail)?));
+    }
+    Ok(connected)
+}
+
+/// Makes the puts of a check.
+struct Puts {
+    prefix: Vec<u8>,
+    key_bytes: usize,
+    value: Bytes,
+    random: Rng,
+}
+
+impl Puts {
+    fn new(prefix: &str, key_bytes: usize, value_bytes: usize) -> Puts {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seed = now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        let (prefix, value) = (prefix.as_bytes().to_vec(), Bytes::from(vec![0; value_bytes]));
+        Puts { prefix, key_bytes, value, random: Rng::new(seed) }
+    }
+
+    fn next(&mut self) -> pb::PutRequest {
+        let mut key = self.prefix.clone();
+        key.extend_from_slice(&self.random.next_u64().to_be_bytes());
+        key.resize(self.prefix.len() + self.key_bytes, 0);
+        pb::PutRequest { key: key.into(), value: self.value.clone(), ..Default::default() }
+    }
+}
+
+/// Lets every client send what comes out of the queue, until that ends. Each answer moves the
+/// bar, if one is given.
+async fn work(
+    clients: Vec<Rc<Client>>,
+    queue: mpsc::Receiver<pb::PutRequest>,
+    bar: Option<&Rc<Bar>>,
+) -> Outcome<Report> {
+    let start = Instant::now();
+    let queue = Rc::new(Mutex::new(queue));
+    let mut workers = Vec::with_capacity(clients.len());
+    for client in clients {
+        let (queue, bar) = (Rc::clone(&queue), bar.map(Rc::clone));
+        workers.push(tokio::task::spawn_local(async move {
+            let mut report = Report::default();
+            loop {
+                let request = queue.lock().await.recv().await;
+                let Some(request) = request else { return report };
+                let start = Instant::now();
+                let answer = client.ask(&request, async |r| client.kv().put(r).await).await;
+                report.add(answer.map(|_| start.elapsed()).map_err(|error| error.to_string()));
+                if let Some(bar) = &bar {
+                    bar.add(1);
+                }
+            }
+        }));
+    }
+    let mut report = Report::default();
+    for worker in workers {
+        report.merge(worker.await.map_err(fail)?);
+    }
+    report.total = start.elapsed();
+    Ok(report)
+}
+
+/// Bounds a request that has no bound by its connection.
+async fn bounded<T>(
+    request: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    tokio::time::timeout(CLEANUP_TIME_MAX, request).await.unwrap_or(Err(RequestError::Deadline))
+}
+
+/// Removes the keys of the check, and returns the revision at which they are gone.
+async fn remove(client: &Client, prefix: &str) -> Result<i64, RequestError> {
+    let (key, range_end) = every_key(prefix);
+    let request = pb::DeleteRangeRequest { key, range_end, prev_kv: false };
+    let answer = client.ask(&request, async |r| client.kv().delete_range(r).await).await?;
+    Ok(answer.header.map_or(0, |header| header.revision))
+}
+
+async fn compact(client: &Client, revision: i64) -> Outcome {
+    say(&format!("Compacting with revision {revision}"))?;
+    let request = pb::CompactionRequest { revision, physical: true };
+    let send = async |r| client.kv().compact(r).await;
+    bounded(client.ask(&request, send)).await.map_err(fail)?;
+    say(&format!("Compacted with revision {revision}"))
+}
+
+/// Defragments every endpoint, each asked itself.
+async fn defragment(settings: &Settings) -> Outcome {
+    for endpoint in &settings.endpoints {
+        let quoted = go::quote(endpoint.as_bytes());
+        say(&format!("Defragmenting {quoted}"))?;
+        let deadline = Some(Instant::now() + CLEANUP_TIME_MAX);
+        let one = std::slice::from_ref(endpoint);
+        let client = Client::connect_to(settings, one, deadline).await?.map_err(fail)?;
+        let send = async |r| client.maintenance().defragment(r).await;
+        client.ask(&pb::DefragmentRequest {}, send).await.map_err(fail)?;
+        say(&format!("Defragmented {quoted}"))?;
+    }
+    Ok(())
+}
+
+/// Tells the errors that puts met; false if there were none.
+fn tell_errors(report: &Report) -> Outcome<bool> {
+    if report.errors.is_empty() {
+        return Ok(false);
+    }
+    say("FAIL: too many errors")?;
+    for (error, count) in &report.errors {
+        say(&format!("FAIL: ERROR({error}) -> {count}"))?;
+    }
+    Ok(true)
+}
