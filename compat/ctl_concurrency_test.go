@@ -347,6 +347,15 @@ func mirrorRestarts(t *testing.T, ours []string, source, dest *harness.Member) {
 	_, err := b.Put(t.Context(), "m/stale", "left by an earlier mirror")
 	must(err)
 	args := []string{"make-mirror", dest.Endpoint(), "--prefix", "a/", "--dest-prefix", "m/"}
+	// What shares no key with the source is somebody's data.
+	refused := startTool(t, ours, source, args...)
+	<-refused.ended
+	if n, code := count(b, "m/"), refused.cmd.ProcessState.ExitCode(); code != 1 || n != 1 ||
+		!strings.Contains(refused.stderr.String(), "Error: the destination has keys where the mirror would be") {
+		t.Fatalf("a destination with foreign keys: code %d, %d keys\n%s", code, n, refused.stderr.String())
+	}
+	_, err = b.Put(t.Context(), "m/299", "left by an earlier mirror, too")
+	must(err)
 	equal := func(what string) {
 		t.Helper()
 		want, err := pairsUnder(a, "a/")

@@ -6,8 +6,11 @@
 //!               =  +  -  ~     only what differs is written
 //! ```
 //!
-//! *Invariants.* At most [`PAGE_BYTES`] or one pair of each side are held, about.
+//! *Invariants.* Nothing is removed before the two have been seen to have a key in common: what has
+//! none is no mirror of the source, but somebody's data. At most [`PAGE_BYTES`] or one pair of each
+//! side are held, about.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -59,6 +62,10 @@ pub(super) async fn copy(
                       mirrored again: give --dest-prefix";
         return Err(Interrupt::End(Failure::new(failure::BAD_ARGS, reason)));
     }
+    if !mirror.is_known.get() && !ours.page.is_empty() {
+        refuse_foreign(mirror, source, destination).await?;
+    }
+    mirror.is_known.set(true);
     let mut batch = Batch::new(mirror, destination);
     let mut removed = 0_u64;
     loop {
@@ -97,6 +104,30 @@ pub(super) async fn copy(
         tell("removed keys that the source no longer has", &[("keys", &removed)]);
     }
     Ok(header.revision)
+}
+
+/// Fails when the destination's range has keys and none of them is one of the source's. Looked at
+/// before the first copy alone: what this mirror has written is its own.
+async fn refuse_foreign(
+    mirror: &Mirror,
+    source: &Client,
+    destination: &Client,
+) -> Result<(), Interrupt> {
+    let mut theirs = Pages::new(source, mirror.map.source());
+    let mut ours = Pages::new(destination, mirror.map.destination());
+    loop {
+        let pair = theirs.peek().await.map_err(|error| Interrupt::of(SOURCE, error))?;
+        let found = ours.peek().await.map_err(|error| Interrupt::of(DESTINATION, error))?;
+        let (Some(pair), Some(found)) = (pair, found) else { break };
+        match mirror.map.apply(&pair.key).cmp(&found.key) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Less => drop(theirs.pop()),
+            Ordering::Greater => drop(ours.pop()),
+        }
+    }
+    let reason = "the destination has keys where the mirror would be, and none that the source \
+                  has: mirroring would remove them; remove them yourself, or give --dest-prefix";
+    Err(Interrupt::End(Failure::new(failure::ERROR, reason)))
 }
 
 /// Writes that wait to be enough for a transaction.

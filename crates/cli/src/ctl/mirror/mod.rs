@@ -132,6 +132,7 @@ async fn run(call: &mut Call) -> Outcome {
         },
         copies: revision <= 1,
         begun: Cell::new(false),
+        is_known: Cell::new(false),
         next: Cell::new(if revision <= 1 { 0 } else { revision }),
         total: Rc::new(Cell::new(0)),
     };
@@ -203,6 +204,8 @@ struct Mirror {
     copies: bool,
     /// Whether both sides have been connected to.
     begun: Cell<bool>,
+    /// Whether the destination's range is known to be this mirror's.
+    is_known: Cell<bool>,
     /// The revision to go on from; 0: a copy is due.
     next: Cell<i64>,
     /// Keys copied and changes replayed.
