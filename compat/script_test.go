@@ -173,6 +173,8 @@ var masks = []struct {
 	{regexp.MustCompile(`took: [0-9.]+(ns|µs|ms|s)`), "took: TIME"},
 	{regexp.MustCompile(`"took":"[^"]*"`), `"took":"TIME"`},
 	{regexp.MustCompile(`Took [0-9.]+(ns|µs|ms|s)`), "Took TIME"},
+	// A struct as Go prints it, which has addresses of memory.
+	{regexp.MustCompile(`(marshal unsupported for type \S+) \(&\{.*\}\)`), "$1"},
 	{regexp.MustCompile(`"Took" : [0-9.]+(ns|µs|ms|s)`), `"Took" : TIME`},
 	{regexp.MustCompile(`│ [0-9.]+(ns|µs|ms|s) │`), "│ TIME │"},
 	{regexp.MustCompile(`larger than max \(\d+ vs`), "larger than max (N vs"}, // ids have many lengths
