@@ -84,6 +84,9 @@ func ctlShell(t *testing.T, kind harness.Kind, demands map[string]bool, tool ...
 	t.Helper()
 	m := harness.Prepare(t, kind)
 	names := map[string]string{}
+	if demands["auth"] {
+		m.Flags = append(m.Flags, "--bcrypt-cost=4") // cheap: every command logs in
+	}
 	if demands["tls"] {
 		s := newShop(t)
 		s.issue("server", nil, nil)
@@ -95,17 +98,26 @@ func ctlShell(t *testing.T, kind harness.Kind, demands map[string]bool, tool ...
 		keys, err := os.ReadFile(s.path("good-key.pem"))
 		s.must(err)
 		s.write("both.pem", append(keys, keys...))
-		address := host(harness.FreePort())
+		address, plain := host(harness.FreePort()), filepath.Join(t.TempDir(), "plain:1")
 		socket := filepath.Join(t.TempDir(), "127.0.0.1:1")
 		m.Flags = append(m.Flags, "--cert-file="+s.path("server.pem"), "--key-file="+s.path("server-key.pem"),
 			"--trusted-ca-file="+s.path("ca.pem"),
-			"--listen-client-urls="+m.ClientURL()+",https://"+address+",unixs://"+socket)
+			"--listen-client-urls="+m.ClientURL()+",https://"+address+",unixs://"+socket+",unix://"+plain)
+		names["$PLAIN"] = plain
 		names["$TLS"], names["$FILES"], names["$SOCKET"] = address, s.dir, socket
 	}
 	harness.MustStart(t, m)
 	s := newShell(t, m, tool...)
 	for name, value := range names {
 		s.names[name] = value
+	}
+	if demands["auth"] {
+		for _, line := range []string{"user add root:rootpw", "role add r", "role grant-permission r readwrite k",
+			"user add u:pw", "user grant-role u r", "auth enable"} {
+			if out, err := m.Etcdctl(strings.Fields(line)...); err != nil {
+				t.Fatal(line, err, out)
+			}
+		}
 	}
 	return s
 }

@@ -81,10 +81,7 @@ impl fmt::Display for RequestError {
             RequestError::Status(status) if status.message().starts_with("etcdserver: ") => {
                 f.write_str(status.message())
             }
-            RequestError::Status(status) => {
-                let code = code_name(status.code());
-                write!(f, "rpc error: code = {code} desc = {}", status.message())
-            }
+            RequestError::Status(_) => f.write_str(&self.raw()),
         }
     }
 }
@@ -94,6 +91,20 @@ impl RequestError {
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, RequestError::Status(s)
             if matches!(s.code(), Code::Unavailable | Code::Internal | Code::Unknown))
+    }
+
+    /// The error as gRPC tells it, also where it is one of etcd's own.
+    pub(crate) fn raw(&self) -> String {
+        match self {
+            RequestError::Deadline => self.to_string(),
+            RequestError::Status(status) => {
+                format!(
+                    "rpc error: code = {} desc = {}",
+                    code_name(status.code()),
+                    status.message()
+                )
+            }
+        }
     }
 
     /// The end of a command that met this error.

@@ -48,12 +48,15 @@ pub(crate) fn ask(prompt: &str) -> Outcome<String> {
         Ok(before) => hidden(&before),
         Err(_) => line(|byte| if byte == b'\n' { Key::End } else { Key::Text(byte) }),
     };
+    if let Ok(None) = read {
+        return Err(Failure::silent(INTERRUPTED));
+    }
     show("\n")?;
     let password = read.map_err(|error| {
         let error = crate::go::os_error(&error);
         Failure::new(failure::ERROR, format!("failed during password entry: {error}"))
     })?;
-    let password = password.ok_or_else(|| Failure::silent(INTERRUPTED))?;
+    let password = password.unwrap_or_default();
     Ok(String::from_utf8_lossy(&password).trim().to_owned())
 }
 

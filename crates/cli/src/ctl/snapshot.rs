@@ -144,7 +144,11 @@ struct Download {
 async fn download(client: &Client, file: &mut File) -> Outcome<Download> {
     let fail = |error: RequestError| interrupted(format!("could not write snapshot: {error}"));
     let send = async |r| client.maintenance().snapshot(r).await;
-    let mut stream = client.ask(&pb::SnapshotRequest {}, send).await.map_err(interrupted)?;
+    let mut stream = client
+        .ask(&pb::SnapshotRequest {}, send)
+        .await
+        // What goes wrong on a stream is told as it comes.
+        .map_err(|error| interrupted(error.raw()))?;
     let mut download = Download { bytes: 0, version: String::new() };
     let mut remaining = 0;
     while let Some(piece) = client.next(&mut stream).await.map_err(fail)? {
