@@ -40,10 +40,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest pause between two dials of one endpoint.
 const CONNECT_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Where the kind of an HTTP/2 frame stands, and that of the frame with which servers greet.
-const KIND_AT: usize = 3;
-const SETTINGS: u8 = 4;
-
 /// Pings on a connection that has requests under way.
 #[derive(Clone, Copy)]
 pub(crate) struct Pings {
@@ -118,7 +114,7 @@ impl Shared {
                 None => connect(url, None).await?,
             };
             let (greeted, greeting) = oneshot::channel();
-            let stream = TokioIo::new(Greeted { stream, read: 0, greeted: Some(greeted) });
+            let stream = TokioIo::new(Greeted { stream, greeted: Some(greeted) });
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
@@ -127,6 +123,8 @@ impl Shared {
             let (sender, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
             let mut connection = Box::pin(connection);
             tokio::select! {
+                // What is no HTTP/2 ends it at once.
+                biased;
                 ended = &mut connection => return Err(io::Error::other(format!("{ended:?}"))),
                 greeted = greeting => greeted.map_err(io::Error::other)?,
             }
@@ -219,11 +217,9 @@ impl Service<http::Request<Body>> for Pool {
     }
 }
 
-/// A connection that tells when the server has begun to speak HTTP/2.
+/// A connection that tells when the server has begun to speak.
 struct Greeted {
     stream: Stream,
-    /// How many bytes have been read, as far as that matters.
-    read: usize,
     greeted: Option<oneshot::Sender<()>>,
 }
 
@@ -236,17 +232,10 @@ impl AsyncRead for Greeted {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if this.greeted.is_some() {
-            let fresh = &buffer.filled()[before..];
-            if let Some(kind) = fresh.get(KIND_AT - this.read) {
-                let greeted = this.greeted.take();
-                // Another kind of server: it is not said, and the connection ends by itself.
-                if let Some(greeted) = greeted.filter(|_| *kind == SETTINGS) {
-                    let _ = greeted.send(());
-                }
-            } else {
-                this.read += fresh.len();
-            }
+        if buffer.filled().len() > before
+            && let Some(greeted) = this.greeted.take()
+        {
+            let _ = greeted.send(());
         }
         result
     }
@@ -279,5 +268,101 @@ impl AsyncWrite for Greeted {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use tokio::net::TcpListener;
+    use tonic::codegen::Bytes;
+
+    use super::*;
+
+    const PINGS: Pings = Pings { interval: None, timeout: Duration::from_secs(1) };
+
+    async fn listener() -> (TcpListener, Target) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::of(&listener.local_addr().unwrap().to_string(), false);
+        (listener, target)
+    }
+
+    /// A server of one connection after the other that counts requests, and ends the first
+    /// connection after `requests_max` of them.
+    fn serve(listener: TcpListener, served: Arc<AtomicUsize>, requests_max: usize) {
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let last = Arc::new(Notify::new());
+                let (served, told) = (Arc::clone(&served), Arc::clone(&last));
+                let answer = hyper::service::service_fn(move |_| {
+                    if served.fetch_add(1, Ordering::SeqCst) + 1 == requests_max {
+                        told.notify_one();
+                    }
+                    async { Ok::<_, io::Error>(http::Response::new(Empty::<Bytes>::new())) }
+                });
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), answer);
+                tokio::select! {
+                    _ = connection => {}
+                    () = last.notified() => {}
+                }
+            }
+        });
+    }
+
+    async fn ask(pool: &mut Pool) -> Result<(), Status> {
+        let request = http::Request::builder().uri("/a/b").body(Body::empty()).unwrap();
+        let answer = timeout(Duration::from_secs(20), pool.call(request)).await;
+        answer.expect("some member is ready").map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn requests_go_round_the_members_that_live() {
+        let (first, second) = (listener().await, listener().await);
+        let dead = listener().await.1;
+        let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+        serve(first.0, Arc::clone(&counts[0]), usize::MAX);
+        serve(second.0, Arc::clone(&counts[1]), usize::MAX);
+        let mut pool = Pool::new(vec![dead, first.1, second.1], None, PINGS);
+        // One of them is connected before the other.
+        for _ in 0..1000 {
+            ask(&mut pool).await.unwrap();
+        }
+        assert!(counts.iter().all(|count| count.load(Ordering::SeqCst) > 100), "{counts:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_is_opened_again() {
+        let (listener, target) = listener().await;
+        let served = Arc::new(AtomicUsize::new(0));
+        serve(listener, Arc::clone(&served), 3);
+        let mut pool = Pool::new(vec![target], None, PINGS);
+        while served.load(Ordering::SeqCst) < 6 {
+            if let Err(status) = ask(&mut pool).await {
+                // The request that was under way; it may have been served.
+                assert_eq!(status.message(), "error reading from server: EOF");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_before_the_server_has_greeted() {
+        let (odd, odd_target) = listener().await;
+        let (good, good_target) = listener().await;
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            loop {
+                // A port with TLS waits for a client to begin with that.
+                held.push(odd.accept().await.unwrap());
+            }
+        });
+        let served = Arc::new(AtomicUsize::new(0));
+        serve(good, Arc::clone(&served), usize::MAX);
+        let mut pool = Pool::new(vec![odd_target, good_target], None, PINGS);
+        for _ in 0..2000 {
+            ask(&mut pool).await.unwrap();
+        }
+        assert_eq!(served.load(Ordering::SeqCst), 2000);
     }
 }

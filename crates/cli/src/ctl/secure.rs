@@ -19,7 +19,8 @@ pub(crate) struct Secure {
     pub(crate) cert: String,
     pub(crate) key: String,
     pub(crate) cacert: String,
-    /// The name that servers must have; empty for the one that is dialled.
+    /// Asks for TLS. Servers must have the name that is dialled all the same: gRPC for Go takes
+    /// that before this one.
     pub(crate) server_name: String,
     pub(crate) insecure_transport: bool,
     pub(crate) insecure_skip_tls_verify: bool,
@@ -54,7 +55,6 @@ impl Secure {
             cert_file: self.cert.clone(),
             key_file: self.key.clone(),
             trusted_ca_file: self.cacert.clone(),
-            server_name: self.server_name.clone(),
             ..net::tls::Settings::default()
         };
         let strict = client(&settings)?;
