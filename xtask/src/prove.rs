@@ -170,7 +170,7 @@ const PROOFS: [Proof; 17] = [
             line(
                 "compat",
                 &[],
-                &["go", "test", "-v", "-count=1", "-run", "^(TestEtcdctl|TestCtl|TestUtl.*)$", "."],
+                &["go", "test", "-v", "-count=1", "-run", "^Test(Etcdctl|Ctl.*|Utl.*)$", "."],
             ),
         ],
     },
