@@ -155,8 +155,8 @@ var (
 	grantedID = regexp.MustCompile(`"ID":(\d+)`)
 )
 
-// pieceEnds are between the members of a list.
-var pieceEnds = regexp.MustCompile(`\[\{|\},\{|\}\]|, 2: \{`)
+// pieceEnds are between the words of a list whose order is by ids.
+var pieceEnds = regexp.MustCompile(`[\[\]{},"= ]+`)
 
 // logMoment is what a line of the log says of the time and of the program.
 var logMoment = regexp.MustCompile(`"(ts|caller)":"[^"]*",|,"stacktrace":"[^"]*"`)
@@ -168,6 +168,8 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`\b[0-9a-f]{12,16}\b`), "ID"},
 	{regexp.MustCompile(`\b[0-9]{17,20}\b`), "NUMBER"},
+	{regexp.MustCompile(` +(MEMBER|CLUSTER|ID)\b`), " $1"}, // padded where an id begins with zeros
+	{regexp.MustCompile(`"TTL" : \d+(\n"GrantedTTL")`), `"TTL" : N$1`},
 	{regexp.MustCompile(`\btook [0-9.]+(ns|µs|ms|s)`), "took TIME"},
 	{regexp.MustCompile(`took = [0-9.]+(ns|µs|ms|s)`), "took = TIME"},
 	{regexp.MustCompile(`took: [0-9.]+(ns|µs|ms|s)`), "took: TIME"},
