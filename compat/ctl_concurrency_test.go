@@ -38,20 +38,6 @@ func ctlTools(t *testing.T) (map[string][]string, []string) {
 		[]string{"etcdctl", "quorate ctl"}
 }
 
-// TestCtlConcurrency runs the corpus of locks, elections, mirrors, checks and snapshots.
-func TestCtlConcurrency(t *testing.T) {
-	tools, names := ctlTools(t)
-	var shells []*shell
-	var titles []string
-	for _, name := range names {
-		for k, m := range launchPair(t) {
-			shells = append(shells, newShell(t, m, tools[name]...))
-			titles = append(titles, fmt.Sprintf("%s on %s", name, harness.Kind(k)))
-		}
-	}
-	corpus(t, filepath.Join("testdata", "ctl-concurrency.txt"), titles, shells)
-}
-
 // held is a tool under way.
 type held struct {
 	t      *testing.T

@@ -232,11 +232,9 @@ func TestUtl(t *testing.T) {
 // every flag.
 func sameHelp(t *testing.T, both []utl, lines []command) {
 	t.Helper()
-	var walk func(path []string)
-	walk = func(path []string) {
-		args := append(slices.Clone(path), "--help")
-		theirs, _, _ := both[0].run(args...)
-		ours, _, _ := both[1].run(args...)
+	ask := func(args ...string) string { out, _, _ := both[0].run(args...); return out }
+	walkHelp(ask, nil, func(path []string, theirs string, flags []string) {
+		ours, _, _ := both[1].run(append(slices.Clone(path), "--help")...)
 		if len(path) == 2 && path[1] == "restore" {
 			// Ours says more in front: when to bump revisions.
 			advice, usage, found := strings.Cut(ours, "\n\nUsage:\n")
@@ -248,27 +246,40 @@ func sameHelp(t *testing.T, both []utl, lines []command) {
 		if theirs != ours {
 			t.Errorf("%v --help\netcdutl:\n%squorate utl:\n%s", path, theirs, ours)
 		}
-		part := ""
-		for _, line := range splitLines(theirs) {
-			switch {
-			case strings.HasSuffix(line, ":"):
-				part = line
-			case part == "Available Commands:" && strings.HasPrefix(line, "  "):
-				if name := strings.Fields(line)[0]; name != "help" {
-					walk(append(slices.Clone(path), name))
-				}
-			case part == "Flags:" && strings.Contains(line, "--"):
-				flag := regexp.MustCompile(`--[a-z-]+`).FindString(line)
-				if flag != "--help" && !covered(lines, path, flag) {
-					t.Errorf("no line of the corpus calls %v with %s", path, flag)
-				}
+		for _, flag := range flags {
+			if !covered(lines, path, flag) {
+				t.Errorf("no line of the corpus calls %v with %s", path, flag)
 			}
 		}
 		if !covered(lines, path, "") {
 			t.Errorf("no line of the corpus calls %v", path)
 		}
+	})
+}
+
+// walkHelp visits a command and all below it with its help and its own flags, as --help tells them.
+func walkHelp(ask func(args ...string) string, path []string, visit func(path []string, help string, flags []string)) {
+	help := ask(append(slices.Clone(path), "--help")...)
+	var below, flags []string
+	part := ""
+	for _, line := range splitLines(help) {
+		switch {
+		case line != "" && line[0] != ' ':
+			part = strings.ToLower(strings.TrimSuffix(line, ":"))
+		case strings.HasSuffix(part, "commands") && strings.HasPrefix(line, "  "):
+			if name := strings.Fields(line)[0]; name != "help" {
+				below = append(below, name)
+			}
+		case part == "flags" && strings.Contains(line, "--"):
+			if flag := regexp.MustCompile(`--[a-z-]+`).FindString(line); flag != "--help" {
+				flags = append(flags, flag)
+			}
+		}
 	}
-	walk(nil)
+	visit(path, help, flags)
+	for _, name := range below {
+		walkHelp(ask, append(slices.Clone(path), name), visit)
+	}
 }
 
 // covered tells whether a line calls the command with the flag.

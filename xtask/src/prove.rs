@@ -181,7 +181,7 @@ const PROOFS: [Proof; 18] = [
             line(
                 "compat",
                 &[],
-                &["go", "test", "-v", "-count=1", "-run", "^(TestEtcdctl|TestCtl|TestUtl.*)$", "."],
+                &["go", "test", "-v", "-count=1", "-run", "^Test(Etcdctl|Ctl.*|Utl.*)$", "."],
             ),
         ],
     },

@@ -341,6 +341,7 @@ impl Values {
 pub(crate) struct Call {
     /// The tool that was called.
     pub(crate) root: &'static Command,
+    pub(crate) command: &'static Command,
     pub(crate) values: Values,
     /// The positional arguments.
     pub(crate) args: Vec<Arg>,
@@ -477,7 +478,8 @@ pub(crate) fn parse(
         missing.sort_unstable();
         return Err(format!("required flag(s) \"{}\" not set", missing.join("\", \"")));
     }
-    Ok(Parsed::Call(Call { root: path[0], values, args, line, inherited }))
+    let command = path[path.len() - 1];
+    Ok(Parsed::Call(Call { root: path[0], command, values, args, line, inherited }))
 }
 
 /// Reads flags until `--`; what is no flag is positional.

@@ -5,11 +5,14 @@
 //!   tcp, unix                                  a connection stays on its lane for life
 //!                                                └─ Accepted::open: TLS, where there is some
 //!
+//!  Dialer ── connect ──► TLS, where the URL asks for it
+//!
 //!  dns: where members are, by SRV records; places: whether two lists of URLs are the same
 //! ```
 //!
 //! *Absent.* What is said on a connection: requests and protocols are `server`'s and `peer`'s.
 
+mod dial;
 pub mod dns;
 mod lanes;
 mod listener;
@@ -18,6 +21,7 @@ mod stream;
 pub mod tls;
 pub mod url;
 
+pub use dial::{Dialer, connect};
 pub use lanes::{Lane, Lanes};
 pub use listener::{
     Accepted, BindError, BindOptions, Gate, Listener, PEER_CONNECTIONS_MAX, TooFewDescriptors,

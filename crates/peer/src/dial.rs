@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use net::Url;
+use net::{Dialer, Url};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -26,6 +26,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 pub trait Dial: Send + Sync + 'static {
     /// Connects to an address of a member. Whoever calls bounds the time.
     fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>>;
+}
+
+/// Members negotiate nothing and speak HTTP/1.1: the dialer's client must have been made so.
+impl Dial for Dialer {
+    fn dial<'a>(&'a self, url: &'a Url) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
+        Box::pin(async move { Ok(Box::new(Dialer::dial(self, url).await?) as Box<dyn Connection>) })
+    }
 }
 
 /// A connection that breaks when the other end takes nothing for `--raft-write-timeout`.

@@ -14,7 +14,7 @@
 //! once, and what does not fit is dropped and told to raft. 2. Every queue, buffer and wait has
 //! its bound in [`limits`]. 3. Bytes of others are parsed; none can crash or bloat this process.
 //!
-//! *Absent.* The rules of TLS (`net`'s; see [`TlsDial`]), log lines (see [`Event`]), files (see
+//! *Absent.* The rules of TLS (`net`'s; see [`net::Dialer`]), log lines (see [`Event`]), files (see
 //! [`SnapshotBody`]), and what members ask of each other beside raft on the serving side: that is
 //! `server`'s.
 //!
@@ -22,7 +22,6 @@
 
 pub mod client;
 pub mod codec;
-mod connect;
 mod dial;
 mod event;
 #[cfg(test)]
@@ -44,7 +43,6 @@ mod peer;
 mod pipeline;
 mod probing;
 mod reader;
-mod secure;
 mod sending;
 mod writer;
 
@@ -52,7 +50,6 @@ pub use client::Client;
 pub use dial::{BoxFuture, Connection, Dial, WriteDeadline};
 pub use event::{Event, Level, Value};
 pub use handler::{Handler, ReceiveError, SnapshotReader};
-pub use secure::TlsDial;
 pub use serve::Body;
 pub use snapshot::SnapshotBody;
 pub use status::{Histogram, PeerFigures};

@@ -12,8 +12,8 @@ use net::tls::{
     Algorithms, Client, HANDSHAKES_MAX, Note, PEER_HANDSHAKES_MAX, Refused, Report, SelfMade,
     Server, Settings, Version, check_ciphers,
 };
-use net::{Listener, PeerAddress, Url};
-use peer::{Dial, TlsDial};
+use net::{Dialer, Listener, PeerAddress, Url};
+use peer::Dial;
 
 use crate::config::{Config, Tls as Flags};
 use crate::log::{self, Level};
@@ -80,7 +80,7 @@ impl Tls {
         // Members speak HTTP/1.1 without being asked.
         let client = Client::new(&settings, &self.algorithms, &[], &self.report)
             .map_err(|error| error.to_string())?;
-        Ok(Arc::new(TlsDial::new(Arc::new(client), plan::local_address(config))))
+        Ok(Arc::new(Dialer::new(Arc::new(client), plan::local_address(config))))
     }
 
     /// Secures a peer port whose address asks for it.

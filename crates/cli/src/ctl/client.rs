@@ -1,15 +1,17 @@
 //! Asks a member: connects, bounds every request by its deadline, and puts errors in the words
 //! in which the Go client puts them.
 //!
-//! *Invariants.* A request that changes something is sent once; one that only reads is sent
-//! again while the member is unavailable, at most [`ATTEMPTS_MAX`] times and not past the
+//! *Invariants.* A request that changes something is sent again only after an answer that says
+//! that nothing was done (the token is outdated, the member is a learner); one that only reads is
+//! sent again while members are unavailable; both at most [`ATTEMPTS_MAX`] times and not past the
 //! deadline.
 //!
-//! *Absent.* Balancing: the first endpoint that can be connected to serves the whole command.
+//! *Absent.* Which endpoint is asked: that is the pool's.
 //!
 //! *Contract.* `client/v3/client.go`, `retry.go` and `retry_interceptor.go` of etcd v3.7.1.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -17,20 +19,35 @@ use proto::etcdserverpb as pb;
 use rpc::etcdserverpb as services;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::failure::{self, Failure, Outcome};
 use super::global::{Credentials, Settings};
+use super::pool::{Pings, Pool};
+use super::target::Target;
 
 /// How often a read is sent at most.
 const ATTEMPTS_MAX: usize = 100;
-/// Between two attempts of a read.
+/// Between two rounds over the endpoints.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
-/// Between two rounds over all endpoints while none can be connected to.
-const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// The interval of pings is raised to this, as gRPC for Go does.
 const PING_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+/// A message longer than this is not sent, unless `--max-request-bytes` says otherwise.
+const SEND_BYTES_MAX: usize = 2 << 20;
+/// A message longer than this is not taken, unless `--max-recv-bytes` says otherwise.
+const RECEIVE_BYTES_MAX: usize = i32::MAX as usize;
+
+/// What a member answers when nobody needs to log in.
+const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
+/// What a learner answers; another endpoint may be a voter.
+const LEARNER: &str = "etcdserver: rpc not supported for learner";
+/// Refusals that a new token may mend.
+const OUTDATED_TOKEN: [&str; 3] = [
+    "etcdserver: user name is empty",
+    "etcdserver: invalid auth token",
+    "etcdserver: revision of auth store is old",
+];
 
 /// Why a request got no answer.
 #[derive(Debug)]
@@ -43,8 +60,17 @@ pub(crate) enum RequestError {
 
 impl From<Status> for RequestError {
     fn from(status: Status) -> RequestError {
-        RequestError::Status(Box::new(status))
+        RequestError::Status(Box::new(too_large(&status).unwrap_or(status)))
     }
+}
+
+/// An answer above the limit, in the words of gRPC for Go.
+fn too_large(status: &Status) -> Option<Status> {
+    let rest = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, rest) = rest.split_once(" bytes, the limit is: ")?;
+    let limit = rest.strip_suffix(" bytes")?;
+    let reason = format!("grpc: received message larger than max ({found} vs. {limit})");
+    Some(Status::resource_exhausted(reason))
 }
 
 impl fmt::Display for RequestError {
@@ -55,10 +81,7 @@ impl fmt::Display for RequestError {
             RequestError::Status(status) if status.message().starts_with("etcdserver: ") => {
                 f.write_str(status.message())
             }
-            RequestError::Status(status) => {
-                let code = code_name(status.code());
-                write!(f, "rpc error: code = {code} desc = {}", status.message())
-            }
+            RequestError::Status(_) => f.write_str(&self.raw()),
         }
     }
 }
@@ -68,6 +91,20 @@ impl RequestError {
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, RequestError::Status(s)
             if matches!(s.code(), Code::Unavailable | Code::Internal | Code::Unknown))
+    }
+
+    /// The error as gRPC tells it, also where it is one of etcd's own.
+    pub(crate) fn raw(&self) -> String {
+        match self {
+            RequestError::Deadline => self.to_string(),
+            RequestError::Status(status) => {
+                format!(
+                    "rpc error: code = {} desc = {}",
+                    code_name(status.code()),
+                    status.message()
+                )
+            }
+        }
     }
 
     /// The end of a command that met this error.
@@ -99,10 +136,14 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// A connection to one member, with the deadline of the command that uses it.
+/// Connections to the members, with the deadline of the command that uses them.
 pub(crate) struct Client {
-    channel: Channel,
-    token: Option<MetadataValue<Ascii>>,
+    pool: Pool,
+    /// How many endpoints there are to choose from.
+    endpoints: usize,
+    credentials: Option<Credentials>,
+    token: Mutex<Option<MetadataValue<Ascii>>>,
+    dial_timeout: Duration,
     deadline: Option<Instant>,
     send_bytes_max: usize,
     receive_bytes_max: usize,
@@ -111,8 +152,8 @@ pub(crate) struct Client {
 macro_rules! service {
     ($name:ident, $client:ident, $type:ident) => {
         /// The client of one service.
-        pub(crate) fn $name(&self) -> services::$client::$type<Channel> {
-            services::$client::$type::new(self.channel.clone())
+        pub(crate) fn $name(&self) -> services::$client::$type<Pool> {
+            services::$client::$type::new(self.pool.clone())
                 .max_decoding_message_size(self.receive_bytes_max)
         }
     };
@@ -132,56 +173,80 @@ impl Client {
         Client::connect_to(settings, &settings.endpoints, None).await
     }
 
-    /// Connects to the first of `endpoints` that answers. The outer failure ends the command;
-    /// the inner error is one that the command words itself.
+    /// Begins to connect to all `endpoints`, and logs in if a user was given. The outer failure
+    /// ends the command; the inner error is one that the command words itself.
     pub(crate) async fn connect_to(
         settings: &Settings,
         endpoints: &[String],
         deadline: Option<Instant>,
     ) -> Outcome<Result<Client, RequestError>> {
+        let dialer = settings.secure.dialer(endpoints)?;
+        let refused = |reason: &str| Failure::new(failure::BAD_CONNECTION, reason);
         if endpoints.is_empty() {
-            let reason = "etcdclient: no available endpoints";
-            return Err(Failure::new(failure::BAD_CONNECTION, reason));
+            return Err(refused("etcdclient: no available endpoints"));
         }
-        let channel = match within(deadline, dial(settings, endpoints)).await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Err(error)),
+        if let (Some(send), Some(receive)) = (settings.send_bytes_max, settings.receive_bytes_max)
+            && send > receive
+        {
+            return Err(refused(&format!(
+                "gRPC message recv limit ({receive} bytes) must be greater than send limit \
+                 ({send} bytes)"
+            )));
+        }
+        let targets = endpoints.iter().map(|e| Target::of(e, dialer.is_some())).collect();
+        let is_pinged = !settings.keepalive_time.is_zero();
+        let pings = Pings {
+            interval: is_pinged.then(|| settings.keepalive_time.max(PING_INTERVAL_MIN)),
+            timeout: settings.keepalive_timeout,
         };
-        let mut client = Client {
-            channel,
-            token: None,
+        let client = Client {
+            pool: Pool::new(targets, dialer.as_ref(), pings),
+            endpoints: endpoints.len(),
+            credentials: settings.credentials.clone(),
+            token: Mutex::new(None),
+            dial_timeout: settings.dial_timeout,
             deadline,
-            send_bytes_max: settings.send_bytes_max,
-            receive_bytes_max: settings.receive_bytes_max,
+            send_bytes_max: settings.send_bytes_max.unwrap_or(SEND_BYTES_MAX),
+            receive_bytes_max: settings.receive_bytes_max.unwrap_or(RECEIVE_BYTES_MAX),
         };
-        if let Some(credentials) = &settings.credentials {
-            client.authenticate(credentials).await?;
-        }
+        client.log_in().await.map_err(|error| Failure::new(failure::BAD_CONNECTION, error))?;
         Ok(Ok(client))
     }
 
-    async fn authenticate(&mut self, credentials: &Credentials) -> Outcome {
-        let token = match credentials {
-            Credentials::Token(token) => token.clone(),
-            Credentials::Password { user, password } => {
+    /// Gets the token that all requests carry, if a user was given. It lasts only for a while: who
+    /// opens a stream again asks for another first.
+    pub(crate) async fn log_in(&self) -> Result<(), RequestError> {
+        let token = match &self.credentials {
+            None => return Ok(()),
+            Some(Credentials::Token(token)) => token.clone(),
+            // etcd's client takes an empty password for none.
+            Some(Credentials::Password { user, password })
+                if user.is_empty() || password.is_empty() =>
+            {
+                return Ok(());
+            }
+            Some(Credentials::Password { user, password }) => {
                 let request =
                     pb::AuthenticateRequest { name: user.clone(), password: password.clone() };
-                let answer = self.ask(&request, async |r| self.auth().authenticate(r).await).await;
-                match answer {
+                let deadline =
+                    (!self.dial_timeout.is_zero()).then(|| Instant::now() + self.dial_timeout);
+                let send = async |r| self.auth().authenticate(r).await;
+                match self.ask_until(deadline, &request, send).await {
                     Ok(answer) => answer.token,
-                    Err(RequestError::Status(status))
-                        if status.message() == "etcdserver: authentication is not enabled" =>
-                    {
-                        return Ok(());
+                    Err(RequestError::Status(status)) if status.message() == AUTH_NOT_ENABLED => {
+                        String::new()
                     }
-                    Err(error) => return Err(Failure::new(failure::BAD_CONNECTION, error)),
+                    Err(error) => return Err(error),
                 }
             }
         };
-        let token = token
-            .parse()
-            .map_err(|_| Failure::new(failure::BAD_ARGS, "the token has characters it must not"))?;
-        self.token = Some(token);
+        let mut value = None;
+        if !token.is_empty() {
+            value = Some(token.parse().map_err(|_| {
+                Status::internal("the token has characters that no header may have")
+            })?);
+        }
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = value;
         Ok(())
     }
 
@@ -197,7 +262,7 @@ impl Client {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         metadata.insert("client-api-version", MetadataValue::from_static("3.7"));
-        if let Some(token) = &self.token {
+        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
             metadata.insert("token", token.clone());
         }
         request
@@ -210,39 +275,72 @@ impl Client {
         request
     }
 
-    /// Sends a request once.
+    /// Sends a request that may change something: again only if it has changed nothing.
     pub(crate) async fn ask<Q: Message + Clone, A>(
         &self,
         message: &Q,
-        send: impl AsyncFnOnce(Request<Q>) -> Result<tonic::Response<A>, Status>,
+        send: impl AsyncFn(Request<Q>) -> Result<tonic::Response<A>, Status>,
     ) -> Result<A, RequestError> {
-        self.check_size(message)?;
-        let answer = async { Ok(send(self.request(message.clone())).await?.into_inner()) };
-        within(self.deadline, answer).await
+        self.repeat(message, send, false).await
     }
 
-    /// Sends a request that changes nothing, again while the member is unavailable.
+    /// Sends a request that changes nothing: again while members are unavailable, to one after
+    /// the other.
     pub(crate) async fn read<Q: Message + Clone, A>(
         &self,
         message: &Q,
         send: impl AsyncFn(Request<Q>) -> Result<tonic::Response<A>, Status>,
     ) -> Result<A, RequestError> {
-        let mut attempt = 1;
-        loop {
-            match self.ask(message, &send).await {
-                Err(RequestError::Status(status))
-                    if status.code() == Code::Unavailable && attempt < ATTEMPTS_MAX =>
-                {
-                    attempt += 1;
-                    let pause = async {
-                        tokio::time::sleep(RETRY_INTERVAL).await;
-                        Ok(())
-                    };
-                    within(self.deadline, pause).await?;
-                }
+        self.repeat(message, send, true).await
+    }
+
+    async fn repeat<Q: Message + Clone, A>(
+        &self,
+        message: &Q,
+        send: impl AsyncFn(Request<Q>) -> Result<tonic::Response<A>, Status>,
+        is_read: bool,
+    ) -> Result<A, RequestError> {
+        // Between two pauses a majority of the endpoints is asked.
+        let majority = self.endpoints / 2 + 1;
+        for attempt in 1.. {
+            let error = match self.ask_until(self.deadline, message, &send).await {
+                Err(RequestError::Status(status)) if attempt < ATTEMPTS_MAX => status,
                 result => return result,
+            };
+            if self.is_about_token(&error) {
+                self.log_in().await?;
+            } else if !(is_read && error.code() == Code::Unavailable
+                || error.message() == LEARNER && self.endpoints > 1)
+            {
+                return Err(RequestError::Status(error));
+            }
+            if attempt % majority == 0 {
+                let pause = async {
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    Ok(())
+                };
+                within(self.deadline, pause).await?;
             }
         }
+        Err(RequestError::Deadline)
+    }
+
+    /// Whether another token may help.
+    fn is_about_token(&self, status: &Status) -> bool {
+        matches!(self.credentials, Some(Credentials::Password { .. }))
+            && OUTDATED_TOKEN.contains(&status.message())
+    }
+
+    /// Sends a request once.
+    async fn ask_until<Q: Message + Clone, A>(
+        &self,
+        deadline: Option<Instant>,
+        message: &Q,
+        send: impl AsyncFnOnce(Request<Q>) -> Result<tonic::Response<A>, Status>,
+    ) -> Result<A, RequestError> {
+        self.check_size(message)?;
+        let answer = async { Ok(send(self.request(message.clone())).await?.into_inner()) };
+        within(deadline, answer).await
     }
 
     /// Waits for the next message of a stream, not past the deadline.
@@ -276,36 +374,6 @@ async fn within<T>(
     }
 }
 
-/// Tries the endpoints in turn until one can be connected to.
-async fn dial(settings: &Settings, endpoints: &[String]) -> Result<Channel, RequestError> {
-    loop {
-        for endpoint in endpoints {
-            // What is no address cannot be connected to, and is waited for like a dead one.
-            let Ok(target) = Endpoint::from_shared(target(endpoint)) else { continue };
-            let target = target
-                .connect_timeout(settings.dial_timeout)
-                .http2_keep_alive_interval(settings.keepalive_time.max(PING_INTERVAL_MIN))
-                .keep_alive_timeout(settings.keepalive_timeout)
-                .tcp_nodelay(true);
-            if let Ok(channel) = target.connect().await {
-                return Ok(channel);
-            }
-        }
-        tokio::time::sleep(CONNECT_INTERVAL).await;
-    }
-}
-
-/// The address of an endpoint in tonic's form.
-fn target(endpoint: &str) -> String {
-    if let Some(path) = endpoint.strip_prefix("unix://").or(endpoint.strip_prefix("unix:")) {
-        format!("unix:{path}")
-    } else if endpoint.contains("://") {
-        endpoint.to_owned()
-    } else {
-        format!("http://{endpoint}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,18 +386,6 @@ mod tests {
             (Status::cancelled("x").into(), "rpc error: code = Canceled desc = x"),
         ] {
             assert_eq!(error.to_string(), text);
-        }
-    }
-
-    #[test]
-    fn endpoints_take_every_form() {
-        for (endpoint, address) in [
-            ("127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("http://host:1", "http://host:1"),
-            ("unix://localhost:20000", "unix:localhost:20000"),
-            ("unix:///run/etcd.sock", "unix:/run/etcd.sock"),
-        ] {
-            assert_eq!(target(endpoint), address);
         }
     }
 }

@@ -68,14 +68,20 @@ async fn health(call: &mut Call) -> Outcome {
 
 /// A member is healthy if it serves a linearizable read and has no alarm.
 async fn check(settings: Rc<Settings>, endpoint: String) -> Outcome<Health> {
-    let start = Instant::now();
-    let client = match connect(&settings, &endpoint).await? {
+    let client = match connect(&settings, &endpoint).await {
+        Ok(client) => client.map_err(RequestError::fail),
+        // Only wrong flags end the command.
+        Err(failure) if failure.code == failure::BAD_ARGS => return Err(failure),
+        Err(failure) => Err(failure),
+    };
+    let client = match client {
         Ok(client) => client,
-        Err(error) => {
-            let took = Some(start.elapsed());
-            return Ok(Health { endpoint, took, error: error.to_string() });
+        Err(failure) => {
+            let error = failure.reason().to_owned();
+            return Ok(Health { endpoint, took: None, error });
         }
     };
+    let start = Instant::now();
     let request = pb::RangeRequest { key: "health".into(), ..Default::default() };
     let answer = client.read(&request, async |r| client.kv().range(r).await).await;
     let took = Some(start.elapsed());
@@ -177,7 +183,10 @@ pub(super) async fn endpoints(call: &Call, settings: &Settings) -> Outcome<Vec<S
         return Ok(call.values.words("endpoints").to_vec());
     }
     let request = pb::MemberListRequest { linearizable: true };
-    let answer = match Client::connect(settings).await? {
+    let client = Client::connect(settings)
+        .await
+        .map_err(|failure| Failure { code: failure::ERROR, ..failure })?;
+    let answer = match client {
         Ok(client) => client.read(&request, async |r| client.cluster().member_list(r).await).await,
         Err(error) => Err(error),
     };

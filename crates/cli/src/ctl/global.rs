@@ -3,8 +3,6 @@
 //! *Invariants.* A flag given on the command line and set by the environment is refused, so that
 //! neither silently wins.
 //!
-//! *Absent.* TLS, DNS discovery and asking for a password: they are refused with a line.
-//!
 //! *Contract.* `etcdctl/ctlv3/ctl.go`, `command/global.go` and `pkg/flags/flag.go` of etcd
 //! v3.7.1.
 
@@ -14,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use super::command::{Call, Flag, Kind};
 use super::failure::{self, Failure, Outcome};
 use super::print::{Format, Printer};
+use super::secure::Secure;
+use super::{discover, password};
 use crate::go;
 
 /// The flags of the root, in the order of their names.
@@ -100,10 +100,8 @@ pub(crate) static FLAGS: [Flag; 21] = [
     .one_of(&crate::output::FORMATS),
 ];
 
-/// A message longer than this is not sent, unless `--max-request-bytes` says otherwise.
-const SEND_BYTES_MAX: usize = 2 << 20;
-/// A message longer than this is not taken, unless `--max-recv-bytes` says otherwise.
-const RECEIVE_BYTES_MAX: usize = i32::MAX as usize;
+/// Variables that `watch` reads itself.
+const WATCH_VARIABLES: [&str; 2] = ["ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
 
 /// What the client needs to know.
 #[derive(Clone)]
@@ -113,9 +111,11 @@ pub(crate) struct Settings {
     pub(crate) command_timeout: Duration,
     pub(crate) keepalive_time: Duration,
     pub(crate) keepalive_timeout: Duration,
-    pub(crate) send_bytes_max: usize,
-    pub(crate) receive_bytes_max: usize,
+    /// Only if they were given.
+    pub(crate) send_bytes_max: Option<usize>,
+    pub(crate) receive_bytes_max: Option<usize>,
     pub(crate) credentials: Option<Credentials>,
+    pub(crate) secure: Secure,
 }
 
 /// Who asks.
@@ -131,28 +131,89 @@ impl Call {
         self.take_environment()?;
         if self.values.bool("debug") {
             let mut stderr = std::io::stderr().lock();
-            for flag in &self.inherited {
-                let _ = writeln!(stderr, "{}={}", variable(flag.name), self.values.show(flag.name));
+            for (variable, value) in self.shown() {
+                let _ = writeln!(stderr, "{variable}={value}");
             }
         }
-        if Format::parse(self.values.text("write-out")).is_none() {
+        let endpoints = self.endpoints()?;
+        let secure = self.secure()?;
+        let credentials = self.credentials()?;
+        let values = &self.values;
+        if Format::parse(values.text("write-out")).is_none() {
             return Err(Failure::new(failure::BAD_FEATURE, "unsupported output format"));
         }
-        let values = &self.values;
-        self.refuse_what_is_absent()?;
-        let limit = |name, default| match usize::try_from(values.int(name)) {
-            Ok(given) if given > 0 => given,
-            _ => default,
-        };
+        let limit = |name| usize::try_from(values.int(name)).ok().filter(|given| *given > 0);
         Ok(Settings {
-            endpoints: values.words("endpoints").iter().map(|e| e.trim().to_owned()).collect(),
+            endpoints,
             dial_timeout: values.duration("dial-timeout"),
             command_timeout: values.duration("command-timeout"),
             keepalive_time: values.duration("keepalive-time"),
             keepalive_timeout: values.duration("keepalive-timeout"),
-            send_bytes_max: limit("max-request-bytes", SEND_BYTES_MAX),
-            receive_bytes_max: limit("max-recv-bytes", RECEIVE_BYTES_MAX),
-            credentials: self.credentials()?,
+            send_bytes_max: limit("max-request-bytes"),
+            receive_bytes_max: limit("max-recv-bytes"),
+            credentials,
+            secure,
+        })
+    }
+
+    fn is_watch(&self) -> bool {
+        self.command.name == "watch"
+    }
+
+    /// Every inherited flag as its variable, with its value.
+    fn shown(&self) -> Vec<(String, String)> {
+        let show = |flag: &&Flag| (variable(flag.name), self.values.show(flag.name));
+        let mut shown: Vec<_> = self.inherited.iter().map(show).collect();
+        if self.is_watch() {
+            shown.extend(WATCH_VARIABLES.map(|name| (name.to_owned(), String::new())));
+        }
+        shown.sort();
+        shown
+    }
+
+    /// The endpoints of the SRV records, or those that were given.
+    fn endpoints(&self) -> Outcome<Vec<String>> {
+        let values = &self.values;
+        let domain = values.text("discovery-srv");
+        let mut found = Vec::new();
+        if !domain.is_empty() {
+            found = discover::endpoints(domain, values.text("discovery-srv-name"))?;
+        }
+        if !values.bool("insecure-discovery") {
+            found.retain(|endpoint| {
+                let is_secure = !endpoint.starts_with("http://");
+                if !is_secure {
+                    let endpoint = go::quote(endpoint.as_bytes());
+                    let line = format!("ignoring discovered insecure endpoint {endpoint}\n");
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                }
+                is_secure
+            });
+        }
+        if found.is_empty() {
+            found = values.words("endpoints").iter().map(|e| e.trim().to_owned()).collect();
+        }
+        Ok(found)
+    }
+
+    fn secure(&self) -> Outcome<Secure> {
+        let values = &self.values;
+        for name in ["cert", "key", "cacert"] {
+            if values.changed(name) && values.text(name).is_empty() {
+                let reason = format!("empty string is passed to --{name} option");
+                return Err(Failure::new(failure::BAD_ARGS, reason));
+            }
+        }
+        // Records that must be trusted name servers of their domain.
+        let is_loose = values.bool("insecure-discovery");
+        let server_name = if is_loose { "" } else { values.text("discovery-srv") };
+        Ok(Secure {
+            cert: values.text("cert").to_owned(),
+            key: values.text("key").to_owned(),
+            cacert: values.text("cacert").to_owned(),
+            server_name: server_name.to_owned(),
+            insecure_transport: values.bool("insecure-transport"),
+            insecure_skip_tls_verify: values.bool("insecure-skip-tls-verify"),
         })
     }
 
@@ -187,7 +248,8 @@ impl Call {
             .collect();
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if used.iter().any(|used| *used == name) || is_watch_variable(&name) {
+            let is_watched = self.is_watch() && WATCH_VARIABLES.contains(&&*name);
+            if used.iter().any(|used| *used == name) || is_watched {
                 continue;
             }
             if shadowed.iter().any(|shadowed| *shadowed == name) {
@@ -212,36 +274,6 @@ impl Call {
         Ok(())
     }
 
-    fn refuse_what_is_absent(&self) -> Outcome {
-        let values = &self.values;
-        for name in ["cert", "key", "cacert"] {
-            if values.changed(name) && values.text(name).is_empty() {
-                let reason = format!("empty string is passed to --{name} option");
-                return Err(Failure::new(failure::BAD_ARGS, reason));
-            }
-        }
-        let tls = ["cert", "key", "cacert"].into_iter().find(|name| !values.text(name).is_empty());
-        let secure = values.words("endpoints").iter().find(|endpoint| {
-            let endpoint = endpoint.trim();
-            endpoint.starts_with("https://") || endpoint.starts_with("unixs:")
-        });
-        let absent = match (tls, secure) {
-            (Some(name), _) => format!("--{name}: TLS is not supported yet"),
-            (None, Some(endpoint)) => format!("endpoint {endpoint}: TLS is not supported yet"),
-            (None, None) if !values.bool("insecure-transport") => {
-                "--insecure-transport=false: TLS is not supported yet".to_owned()
-            }
-            (None, None) if values.bool("insecure-skip-tls-verify") => {
-                "--insecure-skip-tls-verify: TLS is not supported yet".to_owned()
-            }
-            (None, None) if !values.text("discovery-srv").is_empty() => {
-                "--discovery-srv: DNS discovery is not supported yet".to_owned()
-            }
-            (None, None) => return Ok(()),
-        };
-        Err(Failure::new(failure::BAD_ARGS, absent))
-    }
-
     fn credentials(&self) -> Outcome<Option<Credentials>> {
         let token = self.values.text("auth-jwt-token");
         let (user, password) = (self.values.text("user"), self.values.text("password"));
@@ -254,10 +286,7 @@ impl Call {
         let (user, password) = match (password.is_empty(), user.split_once(':')) {
             (false, _) => (user, password),
             (true, Some(pair)) => pair,
-            (true, None) => {
-                let reason = "no password: give --user NAME:PASSWORD or --password";
-                return Err(Failure::new(failure::BAD_ARGS, reason));
-            }
+            (true, None) => (user, &*password::ask("Password: ")?),
         };
         Ok(Some(Credentials::Password { user: user.to_owned(), password: password.to_owned() }))
     }
@@ -266,11 +295,6 @@ impl Call {
 /// `dial-timeout` becomes `ETCDCTL_DIAL_TIMEOUT`.
 fn variable(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.replace('-', "_").to_ascii_uppercase())
-}
-
-/// What `watch` reads itself.
-fn is_watch_variable(name: &str) -> bool {
-    name == "ETCDCTL_WATCH_KEY" || name == "ETCDCTL_WATCH_RANGE_END"
 }
 
 /// A log line as etcd's tools write it to stderr.

@@ -12,7 +12,8 @@
 //! *Invariants.* stdout, stderr and exit codes are etcdctl's, byte for byte; what differs is
 //! listed in COMPAT.md.
 //!
-//! *Absent.* TLS and DNS discovery; the log lines that the Go client writes when it retries.
+//! *Absent.* The log lines that the Go client writes when it retries, and those of gRPC under
+//! `--debug`.
 //!
 //! *Contract.* `etcdctl/` of etcd v3.7.1.
 
@@ -25,6 +26,7 @@ mod client;
 mod compaction;
 mod defrag;
 mod del;
+mod discover;
 mod downgrade;
 mod elect;
 mod endpoint;
@@ -39,14 +41,17 @@ mod member;
 mod mirror;
 mod move_leader;
 mod password;
+mod pool;
 mod print;
 mod put;
 mod range;
 mod role;
 mod secret;
+mod secure;
 mod session;
 mod snapshot;
 mod snapshot_old;
+mod target;
 mod txn;
 mod user;
 mod version;
@@ -54,6 +59,7 @@ mod watch;
 mod watch_args;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::command::{Command, Group};
@@ -106,6 +112,11 @@ static OPTIONS: Command = Command {
 
 /// Runs the command that `args` (without the program's name) mean, and says how to exit.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    if std::env::var_os("ETCDCTL_API").is_some_and(|api| api == "2") {
+        // Of an old script: etcdctl itself would only warn of an unknown variable.
+        let line = "ETCDCTL_API=2: the v2 API is not supported yet; this is etcdctl's v3 API\n";
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
     tool::main(&ROOT, args)
 }
 

@@ -183,7 +183,8 @@ async fn fetch(
             Err(Broken::Stream { error, begun: true }) => {
                 break Err(interrupted(format!("could not write snapshot: {error}")));
             }
-            Err(Broken::Stream { error, .. }) => break Err(interrupted(error)),
+            // What goes wrong on a stream is told as it comes.
+            Err(Broken::Stream { error, .. }) => break Err(interrupted(error.raw())),
             Err(Broken::Failed(failure)) => break Err(failure),
             Ok(download) => break Ok(download),
         };

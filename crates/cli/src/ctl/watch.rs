@@ -18,6 +18,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::process::Command as Process;
+use std::rc::Rc;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
@@ -66,14 +67,14 @@ async fn run(call: &mut Call) -> Outcome {
     }
     if call.values.bool("interactive") {
         let settings = call.settings()?;
-        let session = Session::new(settings, call.printer())?;
+        let session = Session::new(&settings, call.printer()).await?;
         return interact(session, &environment).await;
     }
     let bad_args = |reason: &str| Failure::new(failure::BAD_ARGS, reason);
     let plan = from_arguments(&call.line, &call.args, &environment).map_err(bad_args)?;
     let settings = call.settings()?;
+    let mut session = Session::new(&settings, call.printer()).await?;
     let request = plan.request(&call.values).map_err(bad_args)?;
-    let mut session = Session::new(settings, call.printer())?;
     session.add(request, plan.command).await?;
     while !session.is_over() {
         let answer = session.next().await;
@@ -167,21 +168,25 @@ struct Stream {
 
 /// All watches of the command, and the stream that they share.
 struct Session {
-    settings: std::rc::Rc<Settings>,
+    client: Rc<Client>,
     printer: Printer,
     watchers: VecDeque<Watcher>,
     /// None until something is to be sent.
     stream: Option<Stream>,
+    /// Whether a stream has broken already.
+    is_again: bool,
 }
 
 impl Session {
-    fn new(settings: Settings, printer: Printer) -> Outcome<Session> {
-        if settings.endpoints.is_empty() {
-            let reason = "etcdclient: no available endpoints";
-            return Err(Failure::new(failure::BAD_CONNECTION, reason));
-        }
-        let settings = std::rc::Rc::new(settings);
-        Ok(Session { settings, printer, watchers: VecDeque::new(), stream: None })
+    async fn new(settings: &Settings, printer: Printer) -> Outcome<Session> {
+        let client = Client::connect_unbounded(settings).await?.map_err(RequestError::fail)?;
+        Ok(Session {
+            client: Rc::new(client),
+            printer,
+            watchers: VecDeque::new(),
+            stream: None,
+            is_again: false,
+        })
     }
 
     fn is_over(&self) -> bool {
@@ -212,8 +217,8 @@ impl Session {
 
     async fn send(&mut self, request: RequestUnion) {
         let request = pb::WatchRequest { request_union: Some(request) };
-        let settings = &self.settings;
-        let stream = self.stream.get_or_insert_with(|| open(settings.clone()));
+        let (client, is_again) = (&self.client, self.is_again);
+        let stream = self.stream.get_or_insert_with(|| open(Rc::clone(client), is_again));
         // If the stream has broken, `next` says so and everything is asked for again.
         let _ = stream.requests.send(request).await;
     }
@@ -237,6 +242,7 @@ impl Session {
             Err(error) if error.is_transient() && !is_no_leader(&error) => {
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 self.stream = None;
+                self.is_again = true;
                 for watcher in &mut self.watchers {
                     watcher.id = None;
                 }
@@ -346,11 +352,11 @@ fn is_no_leader(error: &RequestError) -> bool {
 }
 
 /// Opens a stream in the background; whatever happens to it comes as an answer.
-fn open(settings: std::rc::Rc<Settings>) -> Stream {
+fn open(client: Rc<Client>, is_again: bool) -> Stream {
     let (requests, queue) = mpsc::channel(QUEUE_MAX);
     let (sender, answers) = mpsc::channel(QUEUE_MAX);
     tokio::task::spawn_local(async move {
-        let result = read(&settings, queue, &sender).await;
+        let result = read(&client, is_again, queue, &sender).await;
         if let Err(error) = result {
             let _ = sender.send(Err(error)).await;
         }
@@ -359,17 +365,14 @@ fn open(settings: std::rc::Rc<Settings>) -> Stream {
 }
 
 async fn read(
-    settings: &Settings,
+    client: &Client,
+    is_again: bool,
     queue: mpsc::Receiver<pb::WatchRequest>,
     answers: &mpsc::Sender<Result<pb::WatchResponse, RequestError>>,
 ) -> Result<(), RequestError> {
-    let client = match Client::connect_unbounded(settings).await {
-        Ok(client) => client?,
-        Err(failure) => {
-            let reason = failure.text.trim_start_matches("Error: ").trim_end().to_owned();
-            return Err(Status::failed_precondition(reason).into());
-        }
-    };
+    if is_again {
+        client.log_in().await?;
+    }
     let request = client.request_with_leader(ReceiverStream::new(queue));
     let mut stream = client.watch().watch(request).await?.into_inner();
     while let Some(answer) = client.next(&mut stream).await? {

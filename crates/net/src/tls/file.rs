@@ -114,7 +114,12 @@ pub(super) fn contents(path: &str) -> Result<Vec<u8>, TlsError> {
             Err(TlsError(format!("read {path}: more than {FILE_BYTES_MAX} bytes")))
         }
         Ok(bytes) => Ok(bytes),
-        Err(error) => Err(TlsError(format!("open {path}: {}", error_text(&error)))),
+        Err(error) => {
+            // A directory can be opened, and nothing more.
+            let at_reading = error.kind() == std::io::ErrorKind::IsADirectory;
+            let step = if at_reading { "read" } else { "open" };
+            Err(TlsError(format!("{step} {path}: {}", error_text(&error))))
+        }
     }
 }
 

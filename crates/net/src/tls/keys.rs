@@ -113,13 +113,11 @@ fn pair(
     key: &[u8],
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsError> {
-    let missing =
-        |what: &str| TlsError(format!("tls: failed to find any PEM data in {what} input"));
     let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
         .collect::<Result<_, _>>()
-        .map_err(|_| missing("certificate"))?;
-    let first = chain.first().ok_or_else(|| missing("certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| missing("key"))?;
+        .map_err(|_| no_certificate(certificate))?;
+    let first = chain.first().ok_or_else(|| no_certificate(certificate))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| no_key(key))?;
     let parsed = certificate::parse(first)
         .ok_or_else(|| TlsError("x509: malformed certificate".to_owned()))?;
     let key = provider
@@ -131,4 +129,53 @@ fn pair(
         _ => return Err(TlsError("tls: private key does not match public key".to_owned())),
     }
     Ok(CertifiedKey::new(chain, key))
+}
+
+/// What the blocks of a file of PEM say that they hold.
+fn labels(pem: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(pem);
+    let label = |line: &str| {
+        line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned)
+    };
+    text.lines().filter_map(label).collect()
+}
+
+fn no_certificate(pem: &[u8]) -> TlsError {
+    let found = labels(pem);
+    let reason = match found.as_slice() {
+        [] => "failed to find any PEM data in certificate input".to_owned(),
+        [one] if one.ends_with("PRIVATE KEY") => {
+            "failed to find certificate PEM data in certificate input, but did find a private key; \
+             PEM inputs may have been switched"
+                .to_owned()
+        }
+        // A block that cannot be read counts for nothing.
+        found if found.iter().any(|label| label == "CERTIFICATE") => {
+            "failed to find any PEM data in certificate input".to_owned()
+        }
+        found => format!(
+            "failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM \
+             blocks of the following types: [{}]",
+            found.join(" ")
+        ),
+    };
+    TlsError(format!("tls: {reason}"))
+}
+
+fn no_key(pem: &[u8]) -> TlsError {
+    let found = labels(pem);
+    let reason = match found.as_slice() {
+        [one] if one == "CERTIFICATE" => {
+            "found a certificate rather than a key in the PEM for the private key".to_owned()
+        }
+        found if found.iter().all(|label| label.ends_with("PRIVATE KEY")) => {
+            "failed to find any PEM data in key input".to_owned()
+        }
+        found => format!(
+            "failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after \
+             skipping PEM blocks of the following types: [{}]",
+            found.join(" ")
+        ),
+    };
+    TlsError(format!("tls: {reason}"))
 }

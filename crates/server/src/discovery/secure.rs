@@ -11,9 +11,8 @@ use std::task::{Context, Poll};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use net::Url;
 use net::tls::{Algorithms, Client, Settings};
-use peer::{Connection, Dial, TlsDial};
+use net::{Dialer, Stream, Url};
 use tonic::codegen::Service;
 
 use super::service::Failure;
@@ -26,7 +25,7 @@ const PROTOCOLS: [&str; 1] = ["h2"];
 /// Opens secure connections to one endpoint.
 #[derive(Clone)]
 pub(super) struct Secure {
-    dial: TlsDial,
+    dialer: Dialer,
     endpoint: Url,
 }
 
@@ -52,7 +51,7 @@ impl Secure {
         let algorithms = Algorithms::new(&[], None, None).map_err(|error| refused(&error))?;
         let client = Client::new(&settings, &algorithms, &PROTOCOLS, &tls::report())
             .map_err(|error| refused(&error))?;
-        Ok(Some(Self { dial: TlsDial::new(Arc::new(client), None), endpoint }))
+        Ok(Some(Self { dialer: Dialer::new(Arc::new(client), None), endpoint }))
     }
 }
 
@@ -63,7 +62,7 @@ fn is_secured(asked: &Discovery) -> bool {
 }
 
 impl Service<Uri> for Secure {
-    type Response = TokioIo<Box<dyn Connection>>;
+    type Response = TokioIo<Stream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -72,8 +71,8 @@ impl Service<Uri> for Secure {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { dial, endpoint } = self.clone();
-        Box::pin(async move { Ok(TokioIo::new(dial.dial(&endpoint).await?)) })
+        let Self { dialer, endpoint } = self.clone();
+        Box::pin(async move { Ok(TokioIo::new(dialer.dial(&endpoint).await?)) })
     }
 }
 

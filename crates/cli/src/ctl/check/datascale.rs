@@ -1,10 +1,12 @@
 //! `check datascale`: how much memory a server needs for many keys.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use net::tls::{Algorithms, Client, Report, TlsError};
+use net::{Dialer, Url};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::{
@@ -13,6 +15,7 @@ use super::{
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
+use crate::ctl::secure::Secure;
 use crate::failure::Outcome;
 use crate::go;
 
@@ -37,7 +40,8 @@ pub(super) static DATASCALE: Command = Command {
             "s",
             "The datascale check's workload model. Accepted workloads: s(small), m(medium), \
              l(large), xl(xLarge)",
-        ),
+        )
+        .one_of(&["small", "medium", "large", "xLarge"]),
         Flag::text(
             "prefix",
             "/etcdctl-check-datascale/",
@@ -66,7 +70,7 @@ async fn run(call: &mut Call) -> Outcome {
     let settings = Rc::new(call.settings()?);
     let first = begin(&settings, &prefix, None, "").await?;
     let endpoint = settings.endpoints.first().cloned().unwrap_or_default();
-    let before = resident_bytes(&endpoint, "before").await?;
+    let before = resident_bytes(&endpoint, &settings.secure, "before").await?;
     let connected = connect_all(&settings, clients).await?;
     say(&format!(
         "Start data scale check for work load [{keys} key-value pairs, {} bytes per key-value, \
@@ -88,7 +92,7 @@ async fn run(call: &mut Call) -> Outcome {
     if let Some(bar) = Rc::into_inner(bar) {
         bar.finish();
     }
-    let after = resident_bytes(&endpoint, "after").await?;
+    let after = resident_bytes(&endpoint, &settings.secure, "after").await?;
     let revision = remove(&first, &prefix).await.map_err(fail)?;
     if call.values.bool("auto-compact") {
         compact(&first, revision).await?;
@@ -104,11 +108,8 @@ async fn run(call: &mut Call) -> Outcome {
 }
 
 /// The memory of the member at an endpoint, which must say it.
-async fn resident_bytes(endpoint: &str, when: &str) -> Outcome<f64> {
-    let found = match fetch(endpoint).await {
-        Ok(page) => find_resident(&page),
-        Err(error) => Err(format!("fetch error: {error}")),
-    };
+async fn resident_bytes(endpoint: &str, secure: &Secure, when: &str) -> Outcome<f64> {
+    let found = fetch(endpoint, secure).await.and_then(|page| find_resident(&page));
     match found {
         Ok(bytes) if bytes != 0.0 => return Ok(bytes),
         Ok(_) => {}
@@ -118,15 +119,23 @@ async fn resident_bytes(endpoint: &str, when: &str) -> Outcome<f64> {
     Err(failed())
 }
 
-/// Asks for a page of metrics. The error is worded as the Go client's.
-async fn fetch(endpoint: &str) -> Result<String, String> {
-    let host = endpoint.strip_prefix("http://").unwrap_or(endpoint);
-    let url = format!("http://{host}/metrics");
-    let failed = |reason: String| format!("Get {}: {reason}", go::quote(url.as_bytes()));
+/// Asks for a page of metrics. The error is worded as etcdctl words the Go client's.
+async fn fetch(endpoint: &str, secure: &Secure) -> Result<String, String> {
+    let base = match endpoint.starts_with("http://") || endpoint.starts_with("https://") {
+        true => endpoint.to_owned(),
+        false => format!("http://{endpoint}"),
+    };
+    let page = format!("{base}/metrics");
+    let failed =
+        |reason: String| format!("fetch error: Get {}: {reason}", go::quote(page.as_bytes()));
+    let url = Url::parse(&base).map_err(|error| failed(error.to_string()))?;
+    let dialer = dialer(secure).map_err(|error| format!("client certificate error: {error}"))?;
+    let host = url.authority();
     let ask = async {
-        let mut stream = TcpStream::connect(host)
-            .await
-            .map_err(|e| failed(format!("dial tcp {host}: connect: {}", go::os_error(&e))))?;
+        let mut stream = dialer.dial(&url).await.map_err(|error| {
+            let connecting = if error.raw_os_error().is_some() { "connect: " } else { "" };
+            failed(format!("dial tcp {host}: {connecting}{}", go::os_error(&error)))
+        })?;
         // An answer in HTTP/1.0 is not cut into chunks and ends with the connection.
         let request = format!("GET /metrics HTTP/1.0\r\nHost: {host}\r\n\r\n");
         let mut page = Vec::new();
@@ -138,6 +147,22 @@ async fn fetch(endpoint: &str) -> Result<String, String> {
     tokio::time::timeout(METRICS_TIME_MAX, ask)
         .await
         .unwrap_or_else(|_| Err(failed("context deadline exceeded".to_owned())))
+}
+
+/// Connections to the metrics, with the certificates of the other requests.
+fn dialer(secure: &Secure) -> Result<Dialer, TlsError> {
+    let report: Report = Arc::new(|_| ());
+    let settings = net::tls::Settings {
+        cert_file: secure.cert.clone(),
+        key_file: secure.key.clone(),
+        trusted_ca_file: secure.cacert.clone(),
+        server_name: secure.server_name.clone(),
+        trusts_any_server: secure.insecure_skip_tls_verify,
+        ..net::tls::Settings::default()
+    };
+    let client =
+        Client::new(&settings, &Algorithms::new(&[], None, None)?, &["http/1.1"], &report)?;
+    Ok(Dialer::new(Arc::new(client), None))
 }
 
 fn find_resident(page: &str) -> Result<f64, String> {

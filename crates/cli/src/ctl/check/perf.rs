@@ -37,7 +37,8 @@ pub(super) static PERF: Command = Command {
             "The performance check's workload model. Accepted workloads: s(small), m(medium), \
              l(large), xl(xLarge). Different workload models use different configurations in \
              terms of number of clients and expected throughput.",
-        ),
+        )
+        .one_of(&["small", "medium", "large", "xLarge"]),
         Flag::text(
             "prefix",
             "/etcdctl-check-perf/",

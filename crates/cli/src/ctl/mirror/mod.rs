@@ -110,7 +110,7 @@ async fn run(call: &mut Call) -> Outcome {
         return Err(bad_args("make-mirror takes one destination argument"));
     };
     let endpoint = String::from_utf8_lossy(endpoint).into_owned();
-    let destination = destination::read(call)?;
+    let destination = destination::read(call, endpoint)?;
     let source = call.settings()?;
     let values = &call.values;
     let given = values.text("dest-prefix");
@@ -122,7 +122,7 @@ async fn run(call: &mut Call) -> Outcome {
     let revision = values.int("rev");
     let map = Map::new(values.text("prefix"), given, values.bool("no-dest-prefix"), revision);
     let mirror = Mirror {
-        destination: destination.settings(&source, endpoint),
+        destination: destination.settings(&source),
         source,
         map,
         // A limit of none is etcdctl's meaning of zero.

@@ -1,13 +1,48 @@
-//! Opens bare connections to members, if asked from one address of this machine.
+//! Opens connections to a URL: bare or with TLS, if asked from one address of this machine.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use net::{Stream, Url};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
-/// A connection to where `url` points, whatever is to be spoken there; from `local`, if it is TCP.
-pub(crate) async fn connect(url: &Url, local: Option<IpAddr>) -> io::Result<Stream> {
+use crate::stream::Stream;
+use crate::tls::Client;
+use crate::url::Url;
+
+/// The name that a certificate must have behind a socket file, where nothing else is said.
+const SOCKET_HOST: &str = "localhost";
+
+/// Opens connections with TLS for `https` and `unixs`, and without it for the others. What is
+/// spoken on them was said when the client was made.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    client: Arc<Client>,
+    local: Option<IpAddr>,
+}
+
+impl Dialer {
+    /// With what this side shows and believes; from `local`, where that is given.
+    pub fn new(client: Arc<Client>, local: Option<IpAddr>) -> Self {
+        Self { client, local }
+    }
+
+    /// A connection to where `url` points. Whoever calls bounds the time.
+    pub async fn dial(&self, url: &Url) -> io::Result<Stream> {
+        let host = if url.scheme().is_unix() { SOCKET_HOST } else { url.host() };
+        self.dial_as(url, host).await
+    }
+
+    /// The same to a server whose certificate must be for `host`.
+    pub async fn dial_as(&self, url: &Url, host: &str) -> io::Result<Stream> {
+        let stream = connect(url, self.local).await?;
+        if url.scheme().is_tls() { self.client.connect(stream, host).await } else { Ok(stream) }
+    }
+}
+
+/// A bare connection to where `url` points, whatever is to be spoken there; from `local`, if it is
+/// TCP.
+pub async fn connect(url: &Url, local: Option<IpAddr>) -> io::Result<Stream> {
     if url.scheme().is_unix() {
         return Ok(Stream::Unix(UnixStream::connect(url.socket_path()).await?));
     }
