@@ -161,12 +161,12 @@ fn the_containers_are_one_cluster() {
 
 #[test]
 fn the_image_runs_as_a_user_without_rights() {
-    let file = read("deploy/Dockerfile");
+    let file = read("deploy/Containerfile");
     let user = file.lines().find_map(|line| line.strip_prefix("USER ")).expect("a user");
     let (user, group) = user.split_once(':').expect("user and group");
     let number = |text: &str| text.parse::<u32>().expect("a number: no names need to be known");
     assert!(number(user) > 0 && number(group) > 0);
-    assert!(file.contains(&format!("-o {user} -g {group} /data")), "its volume is its own");
+    assert!(file.contains(&format!("--chown={user}:{group} /own/ /")), "its volume is its own");
 }
 
 #[test]
@@ -187,7 +187,18 @@ fn the_members_of_the_procfile_are_one_cluster() {
 #[test]
 fn the_page_for_operators_names_flags_that_there_are() {
     // Of the tools, of systemd's and of everybody.
-    let others = ["cluster", "endpoints", "learner", "help", "flag"];
+    let others = [
+        "cluster",
+        "endpoints",
+        "learner",
+        "help",
+        "flag",
+        "bump-revision",
+        "mark-compacted",
+        "skip-hash-check",
+        "output-dir",
+        "dry-run",
+    ];
     let text = read("docs/operations.md");
     let mut known = 0;
     for (at, _) in text.match_indices("--") {
