@@ -367,6 +367,8 @@ async fn within<T>(
     work: impl Future<Output = Result<T, RequestError>>,
 ) -> Result<T, RequestError> {
     match deadline {
+        // What is late before it begins is not sent.
+        Some(deadline) if deadline <= Instant::now() => Err(RequestError::Deadline),
         Some(deadline) => {
             tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(RequestError::Deadline))
         }

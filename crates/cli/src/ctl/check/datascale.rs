@@ -40,8 +40,7 @@ pub(super) static DATASCALE: Command = Command {
             "s",
             "The datascale check's workload model. Accepted workloads: s(small), m(medium), \
              l(large), xl(xLarge)",
-        )
-        .one_of(&["small", "medium", "large", "xLarge"]),
+        ),
         Flag::text(
             "prefix",
             "/etcdctl-check-datascale/",
