@@ -86,7 +86,7 @@ macro_rules! compat {
     };
 }
 
-const PROOFS: [Proof; 18] = [
+const PROOFS: &[Proof] = &[
     Proof {
         name: "crashes",
         claim: "Fifty times killed under load, nothing acknowledged is missing, revisions do not \
@@ -175,7 +175,8 @@ const PROOFS: [Proof; 18] = [
     Proof {
         name: "tools",
         claim: "etcdctl prints the same against ours and real etcd, and so does `quorate ctl`; \
-                etcdutl and `quorate utl` print and leave the same, and refuse the same.",
+                etcdutl and `quorate utl` print and leave the same, and refuse the same; a cluster is \
+                made of what is left of one; what cannot be used is not touched.",
         commands: &[
             BUILD,
             line(
@@ -411,7 +412,7 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<()> {
     };
     let (name, seed) = match words {
         [] => {
-            for proof in &PROOFS {
+            for proof in PROOFS {
                 println!("{:16} {}", proof.name, proof.claim);
             }
             return Ok(());
