@@ -182,7 +182,15 @@ const PROOFS: &[Proof] = &[
             line(
                 "compat",
                 &[],
-                &["go", "test", "-v", "-count=1", "-run", "^Test(Etcdctl|Ctl.*|Completion|Utl.*|Rescue|Untouched.*)$", "."],
+                &[
+                    "go",
+                    "test",
+                    "-v",
+                    "-count=1",
+                    "-run",
+                    "^Test(Etcdctl|Ctl.*|Completion|Utl.*|Rescue|Untouched.*)$",
+                    ".",
+                ],
             ),
         ],
     },
