@@ -27,13 +27,7 @@ import (
 // ctlTools are the two tools, by name.
 func ctlTools(t *testing.T) (map[string][]string, []string) {
 	t.Helper()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	return map[string][]string{"etcdctl": {tools.Etcdctl}, "quorate ctl": {tools.Ours, "ctl"}},
 		[]string{"etcdctl", "quorate ctl"}
 }

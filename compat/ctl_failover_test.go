@@ -66,13 +66,7 @@ func (f *lasting) until(t *testing.T, wanted string) []string {
 // commands do not notice, a watch misses nothing, a lease is kept.
 func TestCtlFailover(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	c := harness.LaunchCluster(t, false, []harness.Kind{harness.Real, harness.Ours, harness.Ours})
 	dead := fmt.Sprint("127.0.0.1:", harness.FreePort())
 	all := dead + "," + strings.Join(harness.Endpoints(c.Members), ",")

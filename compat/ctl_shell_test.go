@@ -22,13 +22,7 @@ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _$TOOL; printf '%s\n' "${COMPREPLY[@]
 // TestCompletion completes lines in the shells that are installed.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own tools")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	dir := t.TempDir()
 	for _, tool := range []string{"etcdctl", "etcdutl"} {
 		if err := os.Symlink(tools.Ours, filepath.Join(dir, tool)); err != nil {
@@ -88,13 +82,7 @@ func TestCompletion(t *testing.T) {
 // TestCtlSnapshotOld compares the commands that etcdctl had up to 3.5 with those of 3.5.
 func TestCtlSnapshotOld(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	older, err := harness.Etcd35()
 	if err != nil {
 		t.Fatal(err)

@@ -18,13 +18,7 @@ import (
 // nowhere.
 func TestCtlSRV(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	dns := startDNS(t)
 	s := newShop(t)
 	s.issue("server", nil, func(c *x509.Certificate) {
@@ -80,13 +74,7 @@ func TestCtlSRV(t *testing.T) {
 // TestCtlOldAPI shows what an old script is told that asks for the v2 API, which etcdctl ignores.
 func TestCtlOldAPI(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	for _, args := range [][]string{{"ls", "/"}, {"version"}} {
 		cmd := exec.Command(tools.Ours, append([]string{"ctl"}, args...)...)
 		cmd.Env = append(harness.CleanEnv(), "ETCDCTL_API=2")

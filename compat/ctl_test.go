@@ -45,13 +45,7 @@ func demands(t *testing.T, file string) map[string]bool {
 // TestCtl runs each corpus with the real etcdctl and with `quorate ctl`, each against both servers.
 func TestCtl(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	for _, file := range ctlFiles(t) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
@@ -122,13 +116,7 @@ func ctlShell(t *testing.T, kind harness.Kind, demands map[string]bool, tool ...
 // that its help names, and compares the help of every command.
 func TestCtlCorpus(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own ctl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	var lines []command
 	for _, file := range ctlFiles(t) {
 		lines = append(lines, parseCorpus(t, file)...)

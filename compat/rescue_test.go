@@ -375,13 +375,7 @@ func (d disaster) strangers(t *testing.T, c *harness.Cluster) {
 // on, then one that was copied in part: each is refused in one line, and stays as it is.
 func TestUtlWrongDirectories(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own utl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	u := utl{tool: []string{tools.Ours, "utl"}, dir: t.TempDir()}
 	refused := func(dir, what string, args ...string) {
 		t.Helper()

@@ -393,3 +393,16 @@ func corpus(t *testing.T, file string, names []string, shells []*shell) {
 			strings.Join(names, " and by "))
 	}
 }
+
+// ownTools are etcd's tools and ours, where ours are what is compared.
+func ownTools(t *testing.T) *harness.Tools {
+	t.Helper()
+	if realTwice() {
+		t.Skip("needs quorate's own tools")
+	}
+	tools, err := harness.LoadTools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tools
+}

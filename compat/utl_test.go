@@ -190,13 +190,7 @@ func utlInputs(t *testing.T) string {
 // TestUtl runs one corpus with the real etcdutl and with `quorate utl`, on equal files.
 func TestUtl(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own utl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	inputs := utlInputs(t)
 	both := []utl{{tool: []string{tools.Etcdutl}}, {tool: []string{tools.Ours, "utl"}}}
 	for i := range both {
@@ -354,13 +348,7 @@ func sameFiles(t *testing.T, both []utl) {
 
 // TestUtlDamage shows what etcdutl dies of: ours tells it in one line and touches nothing.
 func TestUtlDamage(t *testing.T) {
-	if realTwice() {
-		t.Skip("needs quorate's own utl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	u := utl{tool: []string{tools.Ours, "utl"}, dir: t.TempDir()}
 	utlSource(t, harness.Real, filepath.Join(u.dir, "etcd.db"))
 	whole, err := os.ReadFile(filepath.Join(u.dir, "etcd.db"))
@@ -422,13 +410,7 @@ func TestUtlDamage(t *testing.T) {
 // member restored by another tool than its neighbour.
 func TestUtlRestored(t *testing.T) {
 	t.Parallel()
-	if realTwice() {
-		t.Skip("needs quorate's own utl")
-	}
-	tools, err := harness.LoadTools()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := ownTools(t)
 	for _, test := range []struct {
 		from  harness.Kind
 		bump  bool
