@@ -36,13 +36,13 @@ const STEPS: [Step; 9] = [
 ];
 
 /// How long each decoder is fed.
-const FUZZ_SECONDS: &str = "5";
+const FUZZ_SECONDS: &str = "3";
 
 /// How the simulator and the binary that is compared are built.
 const PROFILE: &str = "gate";
 
 /// For how long whole clusters are simulated.
-const SIM_TIME: &str = "60s";
+const SIM_TIME: &str = "45s";
 
 /// How long the comparison with real etcd may take.
 const COMPAT_MAX: &str = "-timeout=15m";
@@ -147,7 +147,7 @@ fn compat(root: &Path) -> Result<Outcome> {
     let module = root.join("compat");
     Job::new("go", &["vet", "./..."]).run(&module)?;
     let binary = root.join("target").join(PROFILE).join("quorate");
-    let counts = Job::new("go", &["test", "-v", "-count=1", "-parallel=3", COMPAT_MAX, "./..."])
+    let counts = Job::new("go", &["test", "-v", "-count=1", "-parallel=4", COMPAT_MAX, "./..."])
         .env("QUORATE_BIN", &binary.to_string_lossy())
         .quietly(&root.join("target/compat.log"))
         .run(&module)?;

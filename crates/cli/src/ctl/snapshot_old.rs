@@ -13,6 +13,7 @@ use std::io::Write as _;
 use super::command::{Arg, Call, Command, Flag};
 use super::failure::Outcome;
 use super::print::print;
+use crate::utl::restore as flags;
 use crate::{tool, utl};
 
 pub(crate) static STATUS: Command = Command {
@@ -34,27 +35,12 @@ pub(crate) static RESTORE: Command = Command {
     hidden: true,
     flags: &[
         Flag::text("data-dir", "", "Path to the data directory"),
-        Flag::text("wal-dir", "", "Path to the WAL directory (use --data-dir if none given)"),
-        Flag::text(
-            "initial-cluster",
-            "default=http://localhost:2380",
-            "Initial cluster configuration for restore bootstrap",
-        ),
-        Flag::text(
-            "initial-cluster-token",
-            "etcd-cluster",
-            "Initial cluster token for the etcd cluster during restore bootstrap",
-        ),
-        Flag::text(
-            "initial-advertise-peer-urls",
-            "http://localhost:2380",
-            "List of this member's peer URLs to advertise to the rest of the cluster",
-        ),
-        Flag::text("name", "default", "Human-readable name for this member"),
-        Flag::bool(
-            "skip-hash-check",
-            "Ignore snapshot integrity hash value (required if copied from data directory)",
-        ),
+        flags::WAL_DIR,
+        flags::INITIAL_CLUSTER,
+        flags::INITIAL_CLUSTER_TOKEN,
+        flags::PEER_URLS,
+        flags::NAME,
+        flags::SKIP_HASH_CHECK,
     ],
     run: Some(|call| Box::pin(restore(call))),
     ..Command::EMPTY

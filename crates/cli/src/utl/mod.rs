@@ -30,7 +30,7 @@ mod rescue;
 mod snapshot;
 mod version;
 
-pub(crate) use snapshot::old_status;
+pub(crate) use snapshot::{old_status, restore};
 
 use std::ffi::OsString;
 use std::process::ExitCode;

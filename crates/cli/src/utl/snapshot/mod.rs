@@ -4,7 +4,7 @@
 
 mod cluster;
 mod directory;
-mod restore;
+pub(crate) mod restore;
 mod status;
 #[cfg(test)]
 mod tests;

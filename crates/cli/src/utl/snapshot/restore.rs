@@ -55,6 +55,30 @@ for changes that have been. With these flags every new revision is higher than a
 and watches from older ones are told to list again. (1000000000 is 1000 changes a second for 11
 days: more than there were since the snapshot.)";
 
+// Flags that 3.4's `etcdctl snapshot restore` has, too.
+pub(crate) const WAL_DIR: Flag =
+    Flag::text("wal-dir", "", "Path to the WAL directory (use --data-dir if none given)");
+pub(crate) const INITIAL_CLUSTER: Flag = Flag::text(
+    "initial-cluster",
+    "default=http://localhost:2380",
+    "Initial cluster configuration for restore bootstrap",
+);
+pub(crate) const INITIAL_CLUSTER_TOKEN: Flag = Flag::text(
+    "initial-cluster-token",
+    "etcd-cluster",
+    "Initial cluster token for the etcd cluster during restore bootstrap",
+);
+pub(crate) const PEER_URLS: Flag = Flag::text(
+    "initial-advertise-peer-urls",
+    "http://localhost:2380",
+    "List of this member's peer URLs to advertise to the rest of the cluster",
+);
+pub(crate) const NAME: Flag = Flag::text("name", "default", "Human-readable name for this member");
+pub(crate) const SKIP_HASH_CHECK: Flag = Flag::bool(
+    "skip-hash-check",
+    "Ignore snapshot integrity hash value (required if copied from data directory)",
+);
+
 pub(super) static RESTORE: Command = Command {
     name: "restore",
     usage: "<filename> --data-dir {output dir} [options]",
@@ -62,27 +86,12 @@ pub(super) static RESTORE: Command = Command {
     long: LONG,
     flags: &[
         Flag::text("data-dir", "", "Path to the output data directory"),
-        Flag::text("wal-dir", "", "Path to the WAL directory (use --data-dir if none given)"),
-        Flag::text(
-            "initial-cluster",
-            "default=http://localhost:2380",
-            "Initial cluster configuration for restore bootstrap",
-        ),
-        Flag::text(
-            "initial-cluster-token",
-            "etcd-cluster",
-            "Initial cluster token for the etcd cluster during restore bootstrap",
-        ),
-        Flag::text(
-            "initial-advertise-peer-urls",
-            "http://localhost:2380",
-            "List of this member's peer URLs to advertise to the rest of the cluster",
-        ),
-        Flag::text("name", "default", "Human-readable name for this member"),
-        Flag::bool(
-            "skip-hash-check",
-            "Ignore snapshot integrity hash value (required if copied from data directory)",
-        ),
+        WAL_DIR,
+        INITIAL_CLUSTER,
+        INITIAL_CLUSTER_TOKEN,
+        PEER_URLS,
+        NAME,
+        SKIP_HASH_CHECK,
         Flag::new(
             "initial-memory-map-size",
             Kind::Uint,
