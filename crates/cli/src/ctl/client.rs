@@ -2,8 +2,8 @@
 //! in which the Go client puts them.
 //!
 //! *Invariants.* A request that changes something is sent again only after an answer that says
-//! that nothing was done (the token is outdated, the member is a learner); one that only reads is
-//! sent again while members are unavailable; both at most [`ATTEMPTS_MAX`] times and not past the
+//! that nothing was done (the token is outdated, the member is a learner); one that may be
+//! performed twice is sent again while members are unavailable; both at most [`ATTEMPTS_MAX`] times and not past the
 //! deadline.
 //!
 //! *Absent.* Which endpoint is asked: that is the pool's.
@@ -26,10 +26,12 @@ use super::global::{Credentials, Settings};
 use super::pool::{Pings, Pool};
 use super::target::Target;
 
-/// How often a read is sent at most.
+/// How often a request is sent at most.
 const ATTEMPTS_MAX: usize = 100;
 /// Between two rounds over the endpoints.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
+/// Between two attempts to log in while nobody answers.
+const LOGIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The interval of pings is raised to this, as gRPC for Go does.
 const PING_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
@@ -91,6 +93,14 @@ impl RequestError {
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, RequestError::Status(s)
             if matches!(s.code(), Code::Unavailable | Code::Internal | Code::Unknown))
+    }
+
+    /// Whether there is nobody who could answer.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        match self {
+            RequestError::Deadline => true,
+            RequestError::Status(status) => status.code() == Code::Unavailable,
+        }
     }
 
     /// The error as gRPC tells it, also where it is one of etcd's own.
@@ -173,13 +183,26 @@ impl Client {
         Client::connect_to(settings, &settings.endpoints, None).await
     }
 
-    /// Begins to connect to all `endpoints`, and logs in if a user was given. The outer failure
-    /// ends the command; the inner error is one that the command words itself.
+    /// Begins to connect to all `endpoints`, and logs in if a user was given. Who cannot log in
+    /// ends the command with the failure here, so that the inner result is a client always;
+    /// who goes on without it takes [`Client::begin`].
     pub(crate) async fn connect_to(
         settings: &Settings,
         endpoints: &[String],
         deadline: Option<Instant>,
     ) -> Outcome<Result<Client, RequestError>> {
+        let client = Client::begin(settings, endpoints, deadline)?;
+        client.log_in().await.map_err(|error| Failure::new(failure::BAD_CONNECTION, error))?;
+        Ok(Ok(client))
+    }
+
+    /// Begins to connect to all `endpoints`, and does not log in. What fails is a mistake in the
+    /// settings.
+    pub(crate) fn begin(
+        settings: &Settings,
+        endpoints: &[String],
+        deadline: Option<Instant>,
+    ) -> Outcome<Client> {
         let dialer = settings.secure.dialer(endpoints)?;
         let refused = |reason: &str| Failure::new(failure::BAD_CONNECTION, reason);
         if endpoints.is_empty() {
@@ -199,8 +222,8 @@ impl Client {
             interval: is_pinged.then(|| settings.keepalive_time.max(PING_INTERVAL_MIN)),
             timeout: settings.keepalive_timeout,
         };
-        let client = Client {
-            pool: Pool::new(targets, dialer.as_ref(), pings),
+        Ok(Client {
+            pool: Pool::new(targets, dialer.as_ref(), pings, settings.dial_timeout),
             endpoints: endpoints.len(),
             credentials: settings.credentials.clone(),
             token: Mutex::new(None),
@@ -208,9 +231,7 @@ impl Client {
             deadline,
             send_bytes_max: settings.send_bytes_max.unwrap_or(SEND_BYTES_MAX),
             receive_bytes_max: settings.receive_bytes_max.unwrap_or(RECEIVE_BYTES_MAX),
-        };
-        client.log_in().await.map_err(|error| Failure::new(failure::BAD_CONNECTION, error))?;
-        Ok(Ok(client))
+        })
     }
 
     /// Gets the token that all requests carry, if a user was given. It lasts only for a while: who
@@ -250,6 +271,16 @@ impl Client {
         Ok(())
     }
 
+    /// Logs in as one who has been under way: that nobody can answer is no reason to end.
+    pub(crate) async fn log_in_again(&self) -> Result<(), RequestError> {
+        loop {
+            match self.log_in().await {
+                Err(error) if error.is_unavailable() => tokio::time::sleep(LOGIN_INTERVAL).await,
+                result => return result,
+            }
+        }
+    }
+
     service!(auth, auth_client, AuthClient);
     service!(cluster, cluster_client, ClusterClient);
     service!(kv, kv_client, KvClient);
@@ -284,8 +315,9 @@ impl Client {
         self.repeat(message, send, false).await
     }
 
-    /// Sends a request that changes nothing: again while members are unavailable, to one after
-    /// the other.
+    /// Sends a request that does no harm when it is performed twice (it reads, or it grants a
+    /// lease, the other of which ends by itself): again while members are unavailable, to one
+    /// after the other.
     pub(crate) async fn read<Q: Message + Clone, A>(
         &self,
         message: &Q,
@@ -340,7 +372,11 @@ impl Client {
     ) -> Result<A, RequestError> {
         self.check_size(message)?;
         let answer = async { Ok(send(self.request(message.clone())).await?.into_inner()) };
-        within(deadline, answer).await
+        let answer = within(deadline, answer).await;
+        if let Err(RequestError::Deadline) = answer {
+            self.pool.tell_why_unreached();
+        }
+        answer
     }
 
     /// Waits for the next message of a stream, not past the deadline.

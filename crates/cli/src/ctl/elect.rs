@@ -1,11 +1,13 @@
 //! `elect`: stands for an election, or watches who wins it.
 //!
-//! *Invariants.* A leader resigns before it ends.
+//! *Invariants.* However the command ends, a leader first resigns, and a candidate leaves the line.
+//! A second signal does not wait for that.
 //!
 //! *Absent.* A lease for observers: etcdctl grants one that it has no use for.
 //!
 //! *Contract.* `command/elect_command.go` and `client/v3/concurrency/election.go` of etcd v3.7.1.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -25,6 +27,9 @@ use super::session::{
     Interrupts, Session, TTL_DEFAULT, created_at, fail, first_created, is_deletion, one_key,
     operation,
 };
+
+/// The lease of a candidate or of a leader is lost.
+const EXPIRED: &str = "elect: session expired";
 
 pub(crate) static ELECT: Command = Command {
     name: "elect",
@@ -67,41 +72,42 @@ async fn run(call: &mut Call) -> Outcome {
 
 /// Becomes leader, says so, and stays it until a signal.
 async fn campaign(settings: Settings, prefix: &[u8], proposal: Arg, printer: &Printer) -> Outcome {
-    let expired = || fail("elect: session expired");
     let session = Session::open(settings, TTL_DEFAULT).await?;
     let mut interrupts = Interrupts::new()?;
-    let candidate = Candidate { key: session.key(prefix), session };
-    let revision = candidate.enter(&proposal).await?;
-    tokio::select! {
-        waited = candidate.session.wait_for_turn(prefix, revision) => waited.map_err(fail)?,
-        () = candidate.session.lost() => return Err(expired()),
-        () = interrupts.next() => {
-            tokio::select! {
-                _ = candidate.resign(revision) => {}
-                () = candidate.session.lost() => {}
-            }
-            return Err(fail("context canceled"));
-        }
-    }
-    let answer = candidate.session.range(&one_key(&candidate.key)).await.map_err(fail)?;
-    printer.print(&Answer::Get(answer))?;
-    tokio::select! {
-        () = interrupts.next() => {}
-        () = candidate.session.lost() => return Err(expired()),
-    }
-    tokio::select! {
-        resigned = candidate.resign(revision) => resigned.map_err(fail),
-        () = candidate.session.lost() => Err(expired()),
-    }
+    let candidate = Candidate { key: session.key(prefix), session, revision: Cell::new(None) };
+    let ended = candidate.lead(prefix, &proposal, printer, &mut interrupts).await;
+    let left = candidate.session.give_up(&mut interrupts, EXPIRED, candidate.resign()).await;
+    ended.and(left)
 }
 
 /// A place in the line of an election.
 struct Candidate {
     session: Session,
     key: Arg,
+    /// That of the place in the line, once it is known.
+    revision: Cell<Option<i64>>,
 }
 
 impl Candidate {
+    /// Wins, says so, and stays leader until a signal comes. The caller resigns, whatever comes of
+    /// this.
+    async fn lead(
+        &self,
+        prefix: &[u8],
+        proposal: &Arg,
+        printer: &Printer,
+        interrupts: &mut Interrupts,
+    ) -> Outcome {
+        let won = async {
+            let revision = self.enter(proposal).await?;
+            self.session.wait_for_turn(prefix, revision).await.map_err(fail)?;
+            self.session.range(&one_key(&self.key)).await.map_err(fail)
+        };
+        let answer = self.session.unless_stopped(interrupts, EXPIRED, won).await?;
+        printer.print(&Answer::Get(answer))?;
+        self.session.hold(interrupts, EXPIRED).await
+    }
+
     /// Enters the line with a proposal, and returns the revision of the place in it.
     async fn enter(&self, proposal: &Arg) -> Outcome<i64> {
         let put = || {
@@ -120,6 +126,7 @@ impl Candidate {
         let answer = self.session.txn(&request).await.map_err(fail)?;
         let now = answer.header.map_or(0, |header| header.revision);
         if answer.succeeded {
+            self.revision.set(Some(now));
             return Ok(now);
         }
         // The key of a lease that was granted a moment ago: somebody else knows its id.
@@ -128,6 +135,7 @@ impl Candidate {
             return Err(fail("election: not leader"));
         };
         let revision = held.kvs.first().map_or(now, |pair| pair.create_revision);
+        self.revision.set(Some(revision));
         let request = pb::TxnRequest {
             compare: vec![created_at(&self.key, revision)],
             success: vec![put()],
@@ -137,11 +145,12 @@ impl Candidate {
         if answer.succeeded { Ok(revision) } else { Err(fail("election: not leader")) }
     }
 
-    /// Leaves the line, unless another has taken the key meanwhile.
-    async fn resign(&self, revision: i64) -> Result<(), RequestError> {
+    /// Leaves the line, unless another has taken the key meanwhile. Whoever was stopped before its
+    /// place was known leaves whatever place it has.
+    async fn resign(&self) -> Result<(), RequestError> {
         let delete = pb::DeleteRangeRequest { key: self.key.clone().into(), ..Default::default() };
         let request = pb::TxnRequest {
-            compare: vec![created_at(&self.key, revision)],
+            compare: self.revision.get().map(|at| created_at(&self.key, at)).into_iter().collect(),
             success: vec![operation(Request::RequestDeleteRange(delete))],
             failure: Vec::new(),
         };

@@ -168,13 +168,19 @@ fn complain(what: &str, endpoint: &str, error: &RequestError) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// Connects to one endpoint, for as long as a command may take.
+/// Connects to one endpoint, for as long as a command may take. That the member does not answer
+/// is an error of this endpoint alone; a user whom it refuses ends the command.
 pub(super) async fn connect(
     settings: &Settings,
     endpoint: &str,
 ) -> Outcome<Result<Client, RequestError>> {
     let deadline = Instant::now() + settings.command_timeout;
-    Client::connect_to(settings, &[endpoint.to_owned()], Some(deadline)).await
+    let client = Client::begin(settings, &[endpoint.to_owned()], Some(deadline))?;
+    match client.log_in().await {
+        Ok(()) => Ok(Ok(client)),
+        Err(error) if error.is_unavailable() => Ok(Err(error)),
+        Err(error) => Err(Failure::new(failure::BAD_CONNECTION, error)),
+    }
 }
 
 /// The endpoints to ask: as given, or all that the cluster's members advertise.

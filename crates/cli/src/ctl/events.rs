@@ -143,11 +143,11 @@ impl Follower {
     }
 }
 
-/// Connects for as long as it takes. That the member knows the user no more is an error like any
-/// other here, where the command has been under way already.
+/// Connects and logs in for as long as it takes, for a command that has been under way already.
+/// That the member knows the user no more is an error like any other then.
 pub(super) async fn connect(settings: &Settings) -> Result<Client, RequestError> {
-    match Client::connect_unbounded(settings).await {
-        Ok(client) => client,
-        Err(failure) => Err(Status::failed_precondition(failure.reason().to_owned()).into()),
-    }
+    let client = Client::begin(settings, &settings.endpoints, None)
+        .map_err(|failure| Status::failed_precondition(failure.reason().to_owned()))?;
+    client.log_in_again().await?;
+    Ok(client)
 }

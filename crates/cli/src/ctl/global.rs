@@ -132,7 +132,7 @@ impl Call {
         if self.values.bool("debug") {
             let mut stderr = std::io::stderr().lock();
             for (variable, value) in self.shown() {
-                let _ = writeln!(stderr, "{variable}={value}");
+                let _ = writeln!(stderr, "{variable}={}", without_secret(&variable, &value));
             }
         }
         let endpoints = self.endpoints()?;
@@ -262,7 +262,8 @@ impl Call {
                 return Err(Failure { code: failure::ERROR, text });
             }
             if name.starts_with("ETCDCTL_") {
-                let setting = format!("{name}={}", value.to_string_lossy());
+                let value = value.to_string_lossy();
+                let setting = format!("{name}={}", without_secret(&name, &value));
                 let text = log_line(
                     "warn",
                     "unrecognized environment variable",
@@ -297,6 +298,25 @@ fn variable(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.replace('-', "_").to_ascii_uppercase())
 }
 
+/// Shown instead of a secret.
+const HIDDEN: &str = "***";
+/// What a variable's name contains whose value is secret.
+const SECRETS: [&str; 3] = ["PASSWORD", "SECRET", "TOKEN"];
+
+/// The value of a variable, as others may see it. A user may come with a password.
+fn without_secret(variable: &str, value: &str) -> String {
+    if value.is_empty() {
+        return String::new();
+    }
+    if SECRETS.iter().any(|mark| variable.contains(mark)) {
+        return HIDDEN.to_owned();
+    }
+    match value.split_once(':') {
+        Some((user, _)) if variable.ends_with("USER") => format!("{user}:{HIDDEN}"),
+        _ => value.to_owned(),
+    }
+}
+
 /// A log line as etcd's tools write it to stderr.
 #[track_caller]
 pub(crate) fn log_line(level: &str, message: &str, fields: &[(&str, &str)]) -> String {
@@ -318,4 +338,25 @@ pub(crate) fn log_line(level: &str, message: &str, fields: &[(&str, &str)]) -> S
     }
     out.push_str("}\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (variable, value, shown) in [
+            ("ETCDCTL_PASSWORD", "pw", "***"),
+            ("ETCDCTL_PASSWORD", "", ""),
+            ("ETCDCTL_DEST_PASSWORD", "pw", "***"),
+            ("ETCDCTL_AUTH_JWT_TOKEN", "ey.J", "***"),
+            ("ETCDCTL_USER", "root:p:w", "root:***"),
+            ("ETCDCTL_DEST_USER", "root:pw", "root:***"),
+            ("ETCDCTL_USER", "root", "root"),
+            ("ETCDCTL_ENDPOINTS", "[http://a:1]", "[http://a:1]"),
+        ] {
+            assert_eq!(without_secret(variable, value), shown, "{variable}={value}");
+        }
+    }
 }

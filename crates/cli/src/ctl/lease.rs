@@ -10,7 +10,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::client::{Client, RequestError};
 use super::command::{Arg, Call, Command, Flag, Group};
 use super::failure::{self, Failure, Outcome};
-use super::global::Settings;
 use super::print::{Answer, Format, Printer, print};
 use crate::go;
 
@@ -144,8 +143,10 @@ async fn keep_alive(call: &mut Call) -> Outcome {
     let id = lease_id(argument(call, "lease keep-alive command needs lease ID as argument")?)?;
     let settings = call.settings()?;
     let printer = call.printer();
+    // Until the first answer nobody knows how long the lease lives.
+    let mut until = Instant::now() + settings.dial_timeout + Duration::from_secs(1);
+    let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
     if call.values.bool("once") {
-        let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
         let mut stream = Stream::open(&client, id).await.map_err(fail)?;
         let answer = stream.renew(&client, id).await.map_err(fail)?;
         if answer.ttl <= 0 {
@@ -154,10 +155,12 @@ async fn keep_alive(call: &mut Call) -> Outcome {
         }
         return printer.print(&Answer::KeepAlive(answer));
     }
-    // Until the first answer nobody knows how long the lease lives.
-    let mut until = Instant::now() + settings.dial_timeout + Duration::from_secs(1);
-    while keep(&settings, id, &printer, &mut until).await? && Instant::now() < until {
+    while keep(&client, id, &printer, &mut until).await? && Instant::now() < until {
         sleep(RETRY_INTERVAL).await;
+        // The member that knew the token may have gone.
+        if let Ok(again) = timeout_at(until, client.log_in_again()).await {
+            again.map_err(fail)?;
+        }
     }
     if printer.format == Format::Simple {
         print(format!("lease {id:016x} expired or revoked.\n").as_bytes())?;
@@ -167,25 +170,15 @@ async fn keep_alive(call: &mut Call) -> Outcome {
 
 /// Renews the lease over one stream for as long as that lasts, and moves the moment until which
 /// the lease lives. Says whether another stream may go on with it.
-async fn keep(
-    settings: &Settings,
-    id: i64,
-    printer: &Printer,
-    until: &mut Instant,
-) -> Outcome<bool> {
-    let opened = timeout_at(*until, async {
-        let client = Client::connect_unbounded(settings).await?.map_err(fail)?;
-        let stream = Stream::open(&client, id).await;
-        Ok::<_, Failure>((client, stream))
-    });
-    let Ok(opened) = opened.await else { return Ok(false) };
-    let (client, stream) = opened?;
-    let mut stream = match stream {
+async fn keep(client: &Client, id: i64, printer: &Printer, until: &mut Instant) -> Outcome<bool> {
+    let opened = timeout_at(*until, Stream::open(client, id)).await;
+    let Ok(opened) = opened else { return Ok(false) };
+    let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => return Ok(error.is_transient()),
     };
     loop {
-        let Ok(answer) = timeout_at(*until, stream.renew(&client, id)).await else {
+        let Ok(answer) = timeout_at(*until, stream.renew(client, id)).await else {
             return Ok(false);
         };
         let answer = match answer {

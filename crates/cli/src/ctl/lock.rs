@@ -1,7 +1,7 @@
 //! `lock`: holds a named lock, for as long as a command runs or until a signal.
 //!
-//! *Invariants.* Whoever waits gives its place up when it is interrupted; whoever holds gives the
-//! lock up before it ends.
+//! *Invariants.* However the command ends, it first gives up the lock, or its place in the line: a
+//! signal, a lost lease and every error come by there. A second signal does not wait for that.
 //!
 //! *Contract.* `command/lock_command.go` and `client/v3/concurrency/mutex.go` of etcd v3.7.1.
 
@@ -26,6 +26,10 @@ use super::session::{
 
 /// What a command that a signal killed counts as.
 const KILLED: u8 = 255;
+/// The lease of a holder is lost.
+const EXPIRED: &str = "session expired";
+/// The lease of one who waits is lost.
+const EXPIRED_IN_LINE: &str = "mutex: session is expired";
 
 pub(crate) static LOCK: Command = Command {
     name: "lock",
@@ -46,40 +50,10 @@ async fn run(call: &mut Call) -> Outcome {
     let session = Session::open(settings, time_to_live(call.values.int("ttl"))).await?;
     let mut interrupts = Interrupts::new()?;
     let prefix = [call.args[0].as_slice(), b"/"].concat();
-    let held = Lock { key: session.key(&prefix), session };
-    let revision = tokio::select! {
-        taken = held.take(&prefix) => match taken {
-            Ok(revision) => revision,
-            Err(failure) => {
-                held.give_up().await;
-                return Err(failure);
-            }
-        },
-        () = interrupts.next() => {
-            held.give_up().await;
-            return Err(fail("context canceled"));
-        }
-    };
-    if call.args.len() > 1 {
-        let command = call.args[1..].to_vec();
-        let ended = execute(command, held.key.clone(), revision).await;
-        let released = held.release().await;
-        return ended.and(released.map_err(fail));
-    }
-    let mut answer = held.session.range(&one_key(&held.key)).await.map_err(fail)?;
-    answer.kvs.truncate(1);
-    if answer.kvs.is_empty() {
-        return Err(fail("lock lost on init"));
-    }
-    call.printer().print(&Answer::Get(answer))?;
-    tokio::select! {
-        () = interrupts.next() => {}
-        () = held.session.lost() => return Err(fail("session expired")),
-    }
-    tokio::select! {
-        released = held.release() => released.map_err(fail),
-        () = held.session.lost() => Err(fail("session expired")),
-    }
+    let lock = Lock { key: session.key(&prefix), session };
+    let ended = lock.hold(call, &prefix, &mut interrupts).await;
+    let released = lock.session.give_up(&mut interrupts, EXPIRED, lock.release()).await;
+    ended.and(released)
 }
 
 /// What was asked for, or the default with etcd's line if that is no time.
@@ -103,6 +77,26 @@ struct Lock {
 }
 
 impl Lock {
+    /// Takes the lock, and holds it for as long as the command runs or until a signal comes. The
+    /// caller gives it up, whatever comes of this.
+    async fn hold(&self, call: &Call, prefix: &[u8], interrupts: &mut Interrupts) -> Outcome {
+        let session = &self.session;
+        let taken = session.unless_stopped(interrupts, EXPIRED_IN_LINE, self.take(prefix));
+        let revision = taken.await?;
+        if call.args.len() > 1 {
+            let command = execute(call.args[1..].to_vec(), self.key.clone(), revision);
+            return interrupts.ignored_during(command).await;
+        }
+        let read = async { session.range(&one_key(&self.key)).await.map_err(fail) };
+        let mut answer = session.unless_stopped(interrupts, EXPIRED, read).await?;
+        answer.kvs.truncate(1);
+        if answer.kvs.is_empty() {
+            return Err(fail("lock lost on init"));
+        }
+        call.printer().print(&Answer::Get(answer))?;
+        session.hold(interrupts, EXPIRED).await
+    }
+
     /// Stands in line until the lock is this one's. Returns the revision at which that was known.
     async fn take(&self, prefix: &[u8]) -> Outcome<i64> {
         let put = pb::PutRequest {
@@ -126,13 +120,10 @@ impl Lock {
         if found(1).is_none_or(|owner| owner == own) {
             return Ok(now);
         }
-        tokio::select! {
-            waited = self.session.wait_for_turn(prefix, own) => waited.map_err(fail)?,
-            () = self.session.lost() => return Err(fail("mutex: session is expired")),
-        }
+        self.session.wait_for_turn(prefix, own).await.map_err(fail)?;
         let answer = self.session.range(&one_key(&self.key)).await.map_err(fail)?;
         if answer.kvs.is_empty() {
-            return Err(fail("mutex: session is expired"));
+            return Err(fail(EXPIRED_IN_LINE));
         }
         Ok(answer.header.map_or(0, |header| header.revision))
     }
@@ -142,14 +133,6 @@ impl Lock {
         let client = &self.session.client;
         client.ask(&request, async |r| client.kv().delete_range(r).await).await?;
         Ok(())
-    }
-
-    /// Leaves the line; if that fails, the end of the lease does it.
-    async fn give_up(&self) {
-        tokio::select! {
-            _ = self.release() => {}
-            () = self.session.lost() => {}
-        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::failure::{self, Failure, Outcome};
+use super::secret;
 
 /// A password that is longer is cut here.
 const PASSWORD_BYTES_MAX: usize = 64 << 10;
@@ -26,6 +27,8 @@ enum Key {
     EraseAll,
     End,
     Interrupt,
+    /// Nobody means it as a part of a password.
+    Nothing,
 }
 
 impl Key {
@@ -33,6 +36,8 @@ impl Key {
         match byte {
             b'\n' | b'\r' | 4 => Key::End,
             3 | 28 => Key::Interrupt,
+            // Ctrl-Z: a process that stopped would leave the terminal silent.
+            26 => Key::Nothing,
             8 | 0x7f => Key::Erase,
             21 => Key::EraseAll,
             text => Key::Text(text),
@@ -40,8 +45,15 @@ impl Key {
     }
 }
 
-/// Shows the prompt and reads a line from stdin.
+/// Asks for the password that a connection needs.
 pub(crate) fn ask(prompt: &str) -> Outcome<String> {
+    let text = secret::text(&answer(prompt)?);
+    let text = text.map_err(|failure| Failure { code: failure::BAD_CONNECTION, ..failure })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Shows the prompt and reads a line from stdin.
+pub(super) fn answer(prompt: &str) -> Outcome<Vec<u8>> {
     show(prompt)?;
     let stdin = io::stdin();
     let read = match tcgetattr(&stdin) {
@@ -56,8 +68,7 @@ pub(crate) fn ask(prompt: &str) -> Outcome<String> {
         let error = crate::go::os_error(&error);
         Failure::new(failure::ERROR, format!("failed during password entry: {error}"))
     })?;
-    let password = password.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&password).trim().to_owned())
+    Ok(password.unwrap_or_default())
 }
 
 fn show(text: &str) -> Outcome {
@@ -89,6 +100,7 @@ fn line(key: impl Fn(u8) -> Key) -> io::Result<Option<Vec<u8>>> {
         match key(byte[0]) {
             Key::End => break,
             Key::Interrupt => return Ok(None),
+            Key::Nothing => {}
             Key::Text(byte) => line.push(byte),
             Key::EraseAll => line.clear(),
             Key::Erase => {
@@ -123,6 +135,7 @@ mod tests {
             (b'\n', Key::End),
             (4, Key::End),
             (3, Key::Interrupt),
+            (26, Key::Nothing),
             (0x7f, Key::Erase),
             (21, Key::EraseAll),
         ] {

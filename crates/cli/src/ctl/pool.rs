@@ -8,14 +8,16 @@
 //!
 //! *Invariants.* A request is given to a connection only when the server has greeted on it, and to
 //! another one only if the first has certainly not sent it. While no connection is ready requests
-//! wait; whoever asks bounds the time.
+//! wait; whoever asks bounds the time. While nobody has ever been reached, a log line tells once
+//! for each endpoint why.
 //!
 //! *Contract.* The `round_robin` policy of gRPC for Go with `WaitForReady`, as `client/v3` of etcd
 //! v3.7.1 asks for it. The pauses between two dials are shorter.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,12 +29,14 @@ use net::{Dialer, Stream, connect};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
+use super::global::log_line;
 use super::target::Target;
+use crate::go;
 
 /// How long a connection may take until the server has greeted.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,6 +44,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest pause between two dials of one endpoint.
 const CONNECT_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// The endpoints about which the user has been told, by any client of this process.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 /// Pings on a connection that has requests under way.
 #[derive(Clone, Copy)]
 pub(crate) struct Pings {
@@ -66,11 +74,23 @@ struct Shared {
     changed: Notify,
     /// Where to look for the next connection.
     next: AtomicUsize,
+    /// From now on the user wants to know why nobody is reached.
+    patient_until: Instant,
+    /// Somebody has been reached.
+    is_reached: AtomicBool,
+    /// Why each target was not reached when it was last tried.
+    causes: Mutex<Vec<Option<String>>>,
 }
 
 impl Pool {
-    /// Begins to connect to all targets, with TLS where there is a dialer.
-    pub(crate) fn new(targets: Vec<Target>, dialer: Option<&Dialer>, pings: Pings) -> Pool {
+    /// Begins to connect to all targets, with TLS where there is a dialer. If that takes longer
+    /// than `patience`, the user is told why.
+    pub(crate) fn new(
+        targets: Vec<Target>,
+        dialer: Option<&Dialer>,
+        pings: Pings,
+        patience: Duration,
+    ) -> Pool {
         let count = targets.len();
         let shared = Arc::new(Shared {
             targets: targets.into_iter().map(|target| (target, dialer.cloned())).collect(),
@@ -78,6 +98,9 @@ impl Pool {
             ready: Mutex::new(vec![None; count]),
             changed: Notify::new(),
             next: AtomicUsize::new(0),
+            patient_until: Instant::now() + patience,
+            is_reached: AtomicBool::new(false),
+            causes: Mutex::new(vec![None; count]),
         });
         let mut tasks = JoinSet::new();
         for index in 0..count {
@@ -85,6 +108,11 @@ impl Pool {
             tasks.spawn(async move { shared.keep(index).await });
         }
         Pool(Arc::new(Owner { shared, _tasks: tasks }))
+    }
+
+    /// Tells on stderr why nobody has been reached, if that is so.
+    pub(crate) fn tell_why_unreached(&self) {
+        self.0.shared.tell_why_unreached();
     }
 }
 
@@ -95,7 +123,10 @@ impl Shared {
         loop {
             match self.hold(index).await {
                 Ok(()) => pause = CONNECT_INTERVAL,
-                Err(_) => pause = (2 * pause).min(CONNECT_INTERVAL_MAX),
+                Err(error) => {
+                    self.fail(index, &error);
+                    pause = (2 * pause).min(CONNECT_INTERVAL_MAX);
+                }
             }
             sleep(pause).await;
         }
@@ -105,8 +136,8 @@ impl Shared {
     async fn hold(&self, index: usize) -> io::Result<()> {
         let (target, dialer) = &self.targets[index];
         let Some(url) = &target.url else {
-            // What is no address is waited for like a server that is down.
-            return std::future::pending().await;
+            // It is waited for like a server that is down.
+            return Err(io::Error::other("the endpoint is no address"));
         };
         let opened = async {
             let stream = match dialer {
@@ -125,7 +156,7 @@ impl Shared {
             tokio::select! {
                 // What is no HTTP/2 ends it at once.
                 biased;
-                ended = &mut connection => return Err(io::Error::other(format!("{ended:?}"))),
+                ended = &mut connection => return Err(unwelcome(ended)),
                 greeted = greeting => greeted.map_err(io::Error::other)?,
             }
             Ok((sender, connection))
@@ -137,7 +168,40 @@ impl Shared {
         Ok(())
     }
 
+    /// Keeps why a target is not reached.
+    fn fail(&self, index: usize, error: &io::Error) {
+        let cause = go::os_error(error);
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(cause);
+        if Instant::now() >= self.patient_until {
+            self.tell_why_unreached();
+        }
+    }
+
+    fn tell_why_unreached(&self) {
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        for (endpoint, cause) in self.why_unreached() {
+            if told.insert(endpoint.clone()) {
+                let fields = [("endpoint", endpoint.as_str()), ("error", cause.as_str())];
+                let line = log_line("warn", "cannot connect to the endpoint", &fields);
+                let _ = io::stderr().write_all(line.as_bytes());
+            }
+        }
+    }
+
+    /// The endpoints that were tried with the causes; none as soon as one has been reached.
+    fn why_unreached(&self) -> Vec<(String, String)> {
+        if self.is_reached.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.targets.iter().map(|(target, _)| target.endpoint.clone());
+        names.zip(causes.iter()).filter_map(|(name, cause)| Some((name, cause.clone()?))).collect()
+    }
+
     fn set(&self, index: usize, sender: Option<SendRequest<Body>>) {
+        if sender.is_some() {
+            self.is_reached.store(true, Ordering::Relaxed);
+        }
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)[index] = sender;
         self.changed.notify_waiters();
     }
@@ -189,6 +253,17 @@ impl Shared {
             .path_and_query(path)
             .build()
             .map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+/// Why a connection ended before the server had greeted.
+fn unwelcome(ended: Result<(), hyper::Error>) -> io::Error {
+    match ended {
+        Ok(()) => io::Error::other("the server has closed the connection"),
+        Err(error) => match std::error::Error::source(&error) {
+            Some(source) => io::Error::other(format!("{error}: {source}")),
+            None => io::Error::other(error),
+        },
     }
 }
 
@@ -281,6 +356,10 @@ mod tests {
 
     const PINGS: Pings = Pings { interval: None, timeout: Duration::from_secs(1) };
 
+    fn pool(targets: Vec<Target>) -> Pool {
+        Pool::new(targets, None, PINGS, Duration::from_secs(60))
+    }
+
     async fn listener() -> (TcpListener, Target) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::of(&listener.local_addr().unwrap().to_string(), false);
@@ -324,7 +403,7 @@ mod tests {
         let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
         serve(first.0, Arc::clone(&counts[0]), usize::MAX);
         serve(second.0, Arc::clone(&counts[1]), usize::MAX);
-        let mut pool = Pool::new(vec![dead, first.1, second.1], None, PINGS);
+        let mut pool = pool(vec![dead, first.1, second.1]);
         // One of them is connected before the other.
         for _ in 0..1000 {
             ask(&mut pool).await.unwrap();
@@ -333,11 +412,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn causes_are_known_until_somebody_is_reached() {
+        let dead = listener().await.1;
+        let endpoint = dead.endpoint.clone();
+        let pool_of_dead = pool(vec![dead.clone(), Target::of("nonsense", false)]);
+        let causes = async |pool: &Pool, count: usize| loop {
+            let found = pool.0.shared.why_unreached();
+            if found.len() == count {
+                return found;
+            }
+            sleep(Duration::from_millis(10)).await;
+        };
+        let found = timeout(Duration::from_secs(20), causes(&pool_of_dead, 2)).await.unwrap();
+        assert_eq!(found[0], (endpoint, "connection refused".to_owned()));
+        assert_eq!(found[1], ("nonsense".to_owned(), "the endpoint is no address".to_owned()));
+        let (listener, target) = listener().await;
+        serve(listener, Arc::new(AtomicUsize::new(0)), usize::MAX);
+        let mut reached = pool(vec![dead, target]);
+        ask(&mut reached).await.unwrap();
+        assert_eq!(reached.0.shared.why_unreached(), []);
+    }
+
+    #[tokio::test]
     async fn a_connection_that_ends_is_opened_again() {
         let (listener, target) = listener().await;
         let served = Arc::new(AtomicUsize::new(0));
         serve(listener, Arc::clone(&served), 3);
-        let mut pool = Pool::new(vec![target], None, PINGS);
+        let mut pool = pool(vec![target]);
         while served.load(Ordering::SeqCst) < 6 {
             if let Err(status) = ask(&mut pool).await {
                 // The request that was under way; it may have been served.
@@ -359,7 +460,7 @@ mod tests {
         });
         let served = Arc::new(AtomicUsize::new(0));
         serve(good, Arc::clone(&served), usize::MAX);
-        let mut pool = Pool::new(vec![odd_target, good_target], None, PINGS);
+        let mut pool = pool(vec![odd_target, good_target]);
         for _ in 0..2000 {
             ask(&mut pool).await.unwrap();
         }

@@ -24,11 +24,12 @@ pub(crate) fn ask(user: &str) -> Outcome<String> {
 }
 
 fn question(prompt: &str) -> Outcome<String> {
-    password::ask(prompt).map_err(|failure| match failure.reason() {
+    let answer = password::answer(prompt).map_err(|failure| match failure.reason() {
         // The user has interrupted.
         "" => failure,
         reason => Failure::new(failure::BAD_ARGS, format!("failed to ask password: {reason}")),
-    })
+    })?;
+    Ok(text(&answer)?.trim().to_owned())
 }
 
 /// The first word of stdin's first line; nothing if there is none.

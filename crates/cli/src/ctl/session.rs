@@ -13,6 +13,7 @@
 //!
 //! *Contract.* `client/v3/concurrency/{session,key}.go` of etcd v3.7.1.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ use super::range::prefix_end;
 pub(super) const TTL_DEFAULT: i64 = 60;
 /// Between two attempts to open the stream of renewals again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// A signal that comes so soon after something is begun to be given up is still the one that
+/// asked for that, and not another by somebody who does not want to wait.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How a command ends that a signal stopped, in Go's words.
+const CANCELED: &str = "context canceled";
 
 /// A lease that is kept alive.
 pub(super) struct Session {
@@ -73,6 +80,56 @@ impl Session {
         let mut lost = self.lost.clone();
         // The sender goes only after it has said so.
         let _ = lost.wait_for(|lost| *lost).await;
+    }
+
+    /// Works until that is done, the lease is lost (told in the words of `expired`), or a signal
+    /// comes.
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        interrupts: &mut Interrupts,
+        expired: &str,
+        work: impl Future<Output = Outcome<T>>,
+    ) -> Outcome<T> {
+        tokio::select! {
+            () = self.lost() => Err(fail(expired)),
+            () = interrupts.next() => Err(fail(CANCELED)),
+            done = work => done,
+        }
+    }
+
+    /// Holds what was taken until a signal comes.
+    pub(super) async fn hold(&self, interrupts: &mut Interrupts, expired: &str) -> Outcome {
+        tokio::select! {
+            () = self.lost() => Err(fail(expired)),
+            () = interrupts.next() => Ok(()),
+        }
+    }
+
+    /// Gives up what was taken, however the command ends. What the lease holds no more needs
+    /// nobody who waits for a member that does not answer, and who does not want to wait sends
+    /// another signal.
+    pub(super) async fn give_up(
+        &self,
+        interrupts: &mut Interrupts,
+        expired: &str,
+        release: impl Future<Output = Result<(), RequestError>>,
+    ) -> Outcome {
+        let begun = Instant::now();
+        let pressed = async {
+            interrupts.next().await;
+            while begun.elapsed() < PATIENCE {
+                interrupts.next().await;
+            }
+        };
+        let useless = async {
+            self.lost().await;
+            sleep(self.settings.command_timeout).await;
+        };
+        tokio::select! {
+            released = release => released.map_err(fail),
+            () = useless => Err(fail(expired)),
+            () = pressed => Err(fail(CANCELED)),
+        }
     }
 
     /// The key of this session in the line under `prefix`.
@@ -205,6 +262,17 @@ impl Interrupts {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Works on whatever signals come: they are for somebody else.
+    pub(super) async fn ignored_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.next() => {}
+            }
         }
     }
 }

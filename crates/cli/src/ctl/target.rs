@@ -19,6 +19,8 @@ pub(crate) enum Demand {
 /// Where a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
+    /// As the user wrote it.
+    pub(crate) endpoint: String,
     /// What is dialled; none where the endpoint is no address.
     pub(crate) url: Option<Url>,
     /// Whom the certificate must be for.
@@ -47,6 +49,7 @@ impl Target {
             let scheme = if is_secure { "unixs" } else { "unix" };
             let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
             return Target {
+                endpoint: endpoint.to_owned(),
                 url: Url::parse(&format!("{scheme}:{path}")).ok(),
                 host: host_of(name).to_owned(),
             };
@@ -60,6 +63,7 @@ impl Target {
         };
         let scheme = if is_secure { "https" } else { "http" };
         Target {
+            endpoint: endpoint.to_owned(),
             url: Url::parse(&format!("{scheme}://{address}")).ok(),
             host: host_of(address).to_owned(),
         }

@@ -10,13 +10,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::{
-    Load, Puts, begin, compact, connect_all, defragment, fail, failed, remove, say, tell_errors,
-    work,
+    INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all, defragment, fail,
+    failed, remove, say, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
+use crate::ctl::global::Settings;
 use crate::ctl::secure::Secure;
-use crate::failure::Outcome;
+use crate::ctl::session::Interrupts;
+use crate::failure::{Failure, Outcome};
 use crate::go;
 
 const KEY_BYTES: usize = 512;
@@ -70,7 +72,7 @@ async fn run(call: &mut Call) -> Outcome {
     let first = begin(&settings, &prefix, None, "").await?;
     let endpoint = settings.endpoints.first().cloned().unwrap_or_default();
     let before = resident_bytes(&endpoint, &settings.secure, "before").await?;
-    let connected = connect_all(&settings, clients).await?;
+    let connected = connect_all(&settings, clients, None).await?;
     say(&format!(
         "Start data scale check for work load [{keys} key-value pairs, {} bytes per key-value, \
          {clients} concurrent clients].",
@@ -86,23 +88,52 @@ async fn run(call: &mut Call) -> Outcome {
             }
         }
     });
-    let report = work(connected, queue, Some(&bar)).await?;
-    producer.await.map_err(fail)?;
+    let mut interrupts = Interrupts::new()?;
+    let work = work(connected, queue, Some(&bar));
+    let (report, is_interrupted) = attend(work, producer, &mut interrupts).await?;
     if let Some(bar) = Rc::into_inner(bar) {
         bar.finish();
     }
-    let after = resident_bytes(&endpoint, &settings.secure, "after").await?;
-    let revision = remove(&first, &prefix).await.map_err(fail)?;
+    let rest = async {
+        if is_interrupted {
+            // A part of the keys says nothing of the memory that all of them need.
+            bounded(remove(&first, &prefix)).await.map_err(fail)?;
+            return Err(Failure::silent(INTERRUPTED));
+        }
+        let after = resident_bytes(&endpoint, &settings.secure, "after").await;
+        let removed = bounded(remove(&first, &prefix)).await;
+        let bytes = after? - before;
+        clean_up(call, &settings, &first, removed.map_err(fail)?).await?;
+        judge(&report, bytes)
+    };
+    tokio::select! {
+        judged = rest => judged,
+        () = interrupts.next() => Err(Failure::silent(INTERRUPTED)),
+    }
+}
+
+/// Does what the flags ask for when the keys have gone, which they were at a revision.
+async fn clean_up(
+    call: &Call,
+    settings: &Settings,
+    client: &crate::ctl::client::Client,
+    revision: i64,
+) -> Outcome {
     if call.values.bool("auto-compact") {
-        compact(&first, revision).await?;
+        compact(client, revision).await?;
     }
     if call.values.bool("auto-defrag") {
-        defragment(&settings).await?;
+        defragment(settings).await?;
     }
-    if tell_errors(&report)? {
+    Ok(())
+}
+
+/// The verdict on a load that took so many bytes of the member's memory.
+fn judge(report: &super::Report, bytes: f64) -> Outcome {
+    if tell_errors(report)? {
         return Err(failed());
     }
-    let megabytes = (after - before) / f64::from(1 << 20);
+    let megabytes = bytes / f64::from(1 << 20);
     say(&format!("PASS: Approximate system memory used : {megabytes:.2} MB."))
 }
 

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! *Invariants.* Only keys under the prefix are written, the prefix had no keys before, and its
-//! keys are removed in the end.
+//! keys are removed in the end: a signal ends the load alone, and only a second one leaves keys
+//! behind.
 //!
 //! *Contract.* `command/check.go` and `pkg/report` of etcd v3.7.1.
 
@@ -13,13 +14,16 @@ mod datascale;
 mod perf;
 mod report;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use base::Rng;
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bar::Bar;
@@ -29,11 +33,14 @@ use super::failure::{self, Failure, Outcome};
 use super::global::Settings;
 use super::print::print;
 use super::range::widen;
+use super::session::{Interrupts, fail};
 use crate::go;
 use report::Report;
 
 /// How long the removal of keys, a compaction and a defragmentation may take each.
 const CLEANUP_TIME_MAX: Duration = Duration::from_secs(30);
+/// The exit code of a process that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 pub(crate) static CHECK: Command = Command {
     name: "check",
@@ -68,10 +75,6 @@ impl Load {
             }
         })
     }
-}
-
-fn fail(error: impl std::fmt::Display) -> Failure {
-    Failure::new(failure::ERROR, error)
 }
 
 /// What goes wrong with the cluster itself.
@@ -115,7 +118,12 @@ async fn begin(
 }
 
 /// Connects all clients at once. They begin at different endpoints.
-async fn connect_all(settings: &Rc<Settings>, clients: usize) -> Outcome<Vec<Rc<Client>>> {
+async fn connect_all(
+    settings: &Rc<Settings>,
+    clients: usize,
+    deadline: Option<Instant>,
+) -> Outcome<Vec<Rc<Client>>> {
+    allow_many_files();
     let mut connecting = Vec::with_capacity(clients);
     for index in 0..clients {
         let settings = Rc::clone(settings);
@@ -123,7 +131,7 @@ async fn connect_all(settings: &Rc<Settings>, clients: usize) -> Outcome<Vec<Rc<
             let mut endpoints = settings.endpoints.clone();
             let count = endpoints.len().max(1);
             endpoints.rotate_left(index % count);
-            Client::connect_to(&settings, &endpoints, None).await
+            Client::connect_to(&settings, &endpoints, deadline).await
         }));
     }
     let mut connected = Vec::with_capacity(clients);
@@ -131,6 +139,14 @@ async fn connect_all(settings: &Rc<Settings>, clients: usize) -> Outcome<Vec<Rc<
         connected.push(Rc::new(client.await.map_err(fail)??.map_err(fail)?));
     }
     Ok(connected)
+}
+
+/// Raises the limit of open files as far as this process may; a load of many clients does not fit
+/// into the 1024 that are usual.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If that fails the connections tell what they lack.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Makes the puts of a check.
@@ -189,6 +205,27 @@ async fn work(
     }
     report.total = start.elapsed();
     Ok(report)
+}
+
+/// Waits for the clients' work. The first signal ends the producer, and with it soon the work; the
+/// second ends the command. Says whether there was one.
+async fn attend(
+    work: impl Future<Output = Outcome<Report>>,
+    producer: JoinHandle<()>,
+    interrupts: &mut Interrupts,
+) -> Outcome<(Report, bool)> {
+    let mut work = pin!(work);
+    tokio::select! {
+        report = &mut work => {
+            producer.await.map_err(fail)?;
+            return Ok((report?, false));
+        }
+        () = interrupts.next() => producer.abort(),
+    }
+    tokio::select! {
+        report = &mut work => Ok((report?, true)),
+        () = interrupts.next() => Err(Failure::silent(INTERRUPTED)),
+    }
 }
 
 /// Bounds a request that has no bound by its connection.

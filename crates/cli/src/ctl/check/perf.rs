@@ -4,16 +4,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::report::Report;
 use super::{
-    Load, Puts, begin, bounded, compact, connect_all, defragment, fail, failed, remove, say,
-    tell_errors, work,
+    INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all, defragment, fail,
+    failed, remove, say, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
 use crate::ctl::client::Client;
+use crate::ctl::session::Interrupts;
 use crate::failure::{Failure, Outcome};
 
 /// How long puts are sent.
@@ -23,8 +24,8 @@ const VALUE_BYTES: usize = 1024;
 /// A producer that is late by more than this, and by more than a put, does not catch up. Timers
 /// are not finer than a millisecond, so that at high rates a few puts always come at once.
 const LATENESS_MAX: Duration = Duration::from_millis(3);
-/// The exit code of a process that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+/// How long puts may take that were under way when the time was over. What is later is an error.
+const LAST_PUT_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) static PERF: Command = Command {
     name: "perf",
@@ -68,8 +69,9 @@ async fn run(call: &mut Call) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(SECONDS);
     // Only the question before the load shares its time limit.
     drop(begin(&settings, &prefix, Some(deadline), "'").await?);
-    let connected = connect_all(&settings, clients).await?;
-    let first = Rc::clone(&connected[0]);
+    // What is left to do afterwards has time limits of its own.
+    let last = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let connected = connect_all(&settings, clients, Some(deadline + LAST_PUT_TIME_MAX)).await?;
 
     let bar = Rc::new(Bar::start(SECONDS, Unit::Pieces));
     let second = Rc::clone(&bar);
@@ -79,18 +81,16 @@ async fn run(call: &mut Call) -> Outcome {
             second.add(1);
         }
     });
-    let mut interrupts =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(fail)?;
+    let mut interrupts = Interrupts::new()?;
     let (sender, queue) = mpsc::channel(clients);
     let puts = Puts::new(&prefix, KEY_BYTES, VALUE_BYTES);
     let producer = tokio::task::spawn_local(async move {
-        tokio::select! {
-            () = produce(puts, rate, deadline, sender) => false,
-            _ = interrupts.recv() => true,
-        }
+        // A full queue does not hold back the end.
+        let _ = timeout_at(deadline, produce(puts, rate, sender)).await;
     });
-    let report = work(connected, queue, None).await?;
-    if producer.await.map_err(fail)? {
+    let work = work(connected, queue, None);
+    let (report, is_interrupted) = attend(work, producer, &mut interrupts).await?;
+    if is_interrupted {
         seconds.abort();
     }
     let _ = seconds.await;
@@ -99,8 +99,8 @@ async fn run(call: &mut Call) -> Outcome {
     }
     // The first interrupt ended the load, and the next one ends what is left to do.
     tokio::select! {
-        judged = conclude(call, &settings, &first, &prefix, &report, rate) => judged,
-        _ = tokio::signal::ctrl_c() => Err(Failure::silent(INTERRUPTED)),
+        judged = conclude(call, &settings, &last, &prefix, &report, rate) => judged,
+        () = interrupts.next() => Err(Failure::silent(INTERRUPTED)),
     }
 }
 
@@ -135,15 +135,10 @@ async fn conclude(
     say("PASS")
 }
 
-/// Fills the queue at a rate until the deadline.
-async fn produce(
-    mut puts: Puts,
-    rate: u64,
-    deadline: Instant,
-    queue: mpsc::Sender<proto::etcdserverpb::PutRequest>,
-) {
+/// Fills the queue at a rate.
+async fn produce(mut puts: Puts, rate: u64, queue: mpsc::Sender<proto::etcdserverpb::PutRequest>) {
     let mut pace = Pace::new(Instant::now(), rate);
-    while pace.due < deadline {
+    loop {
         sleep_until(pace.due).await;
         while pace.take(Instant::now()) {
             if queue.send(puts.next()).await.is_err() {
