@@ -38,13 +38,6 @@ func TestCtlMirrorSides(t *testing.T) {
 	}
 }
 
-func mustPut(t *testing.T, client *clientv3.Client, key, value string) {
-	t.Helper()
-	if _, err := client.Put(t.Context(), key, value); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func mirrorItself(t *testing.T, ours []string, source *harness.Member, a *clientv3.Client) {
 	before, err := a.Get(t.Context(), "a/")
 	if err != nil {
