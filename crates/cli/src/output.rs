@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::failure::{self, Failure, Outcome};
+use crate::go;
 
 /// A value of `--write-out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +31,35 @@ impl Format {
     }
 }
 
-/// Writes to stdout; a reader that has gone ends the command quietly.
+/// Writes to stdout.
 pub(crate) fn print(bytes: &[u8]) -> Outcome {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|_| Failure::silent(failure::ERROR))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| not_written(&error))
+}
+
+/// A reader that has gone ends the command quietly; a full disk must not.
+fn not_written(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::silent(failure::ERROR);
+    }
+    Failure::new(failure::ERROR, format!("write /dev/stdout: {}", go::os_error(error)))
 }
 
 /// The failure of an answer that the format cannot show.
 pub(crate) fn unsupported(format: &str) -> Failure {
     Failure::new(failure::BAD_FEATURE, format!("{format} not supported as output format"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_and_a_closed_pipe_is_not() {
+        let text = |code| not_written(&io::Error::from_raw_os_error(code)).text;
+        let (closed, full) = (rustix::io::Errno::PIPE, rustix::io::Errno::NOSPC);
+        assert_eq!(text(closed.raw_os_error()), "");
+        let expected = "Error: write /dev/stdout: no space left on device\n";
+        assert_eq!(text(full.raw_os_error()), expected);
+    }
 }

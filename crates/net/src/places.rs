@@ -68,7 +68,6 @@ pub fn check_advertised(
     Err(format!("failed to resolve {urls} to match --initial-cluster={as_cluster} ({reason})"))
 }
 
-/// A list as Go's `%q` shows it.
 /// The URLs with names replaced by addresses, sorted.
 fn resolved(urls: &[Url], told: Told<'_>) -> Vec<String> {
     let resolve = |url: &Url| {

@@ -412,6 +412,14 @@ async fn within<T>(
     }
 }
 
+/// Bounds a request that has no bound by its connection.
+pub(crate) async fn bounded<T>(
+    time_max: Duration,
+    request: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    within(Some(Instant::now() + time_max), request).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

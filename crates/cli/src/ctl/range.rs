@@ -1,5 +1,7 @@
 //! Ranges of keys as the commands' flags name them.
 
+use bytes::Bytes;
+
 use super::command::Arg;
 
 /// The end of the range of all keys with a prefix.
@@ -26,6 +28,12 @@ pub(crate) fn widen(key: Arg, prefix: bool, from_key: bool) -> (Arg, Arg) {
         // The empty prefix is every key, and no key is empty.
         _ => (if key.is_empty() { vec![0] } else { key }, vec![0]),
     }
+}
+
+/// The range of all keys with a prefix, as requests name it.
+pub(crate) fn every_key(prefix: &[u8]) -> (Bytes, Bytes) {
+    let (key, range_end) = widen(prefix.to_vec(), true, false);
+    (key.into(), range_end.into())
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! `snapshot save`: stores a member's database in a file.
 //!
 //! *Invariants.* The named file appears only when it is whole, synced and equal to the digest at
-//! its end; until then everything is in `FILE.part`, which is never gone on with.
+//! its end; until then everything is in `FILE.part`, which is never gone on with, and which one run
+//! at a time has.
 //!
 //! *Absent.* Going on in the middle of a download: a member makes its snapshot while it sends it,
 //! and the next one is of another moment. A stream that breaks is begun again.
 //!
 //! *Contract.* `client/v3/snapshot/v3_snapshot.go` of etcd v3.7.1.
 
-use std::fs::{File, OpenOptions};
+mod part;
+
+use std::fs::File;
 use std::io::{IsTerminal as _, Seek as _, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use super::global::{Settings, log_line};
 use super::print::print;
 use super::snapshot_old::{RESTORE, STATUS};
 use crate::go;
+use part::Part;
 
 const EXAMPLE: &str = "  # Save snapshot to a given file
   etcdctl snapshot save /backup/etcd-snapshot.db
@@ -81,13 +84,7 @@ async fn run(call: &mut Call) -> Outcome {
     // Only a time limit that was asked for ends a download.
     let deadline =
         call.values.changed("command-timeout").then(|| Instant::now() + settings.command_timeout);
-    let mut part = path.clone().into_os_string();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let saved = save(&settings, deadline, &path, &part).await;
-    // Gone already if all went well.
-    let _ = std::fs::remove_file(&part);
-    let version = saved?;
+    let version = save(&settings, deadline, &path).await?;
     print(format!("Snapshot saved at {}\n", path.display()).as_bytes())?;
     if !version.is_empty() {
         print(format!("Server version {version}\n").as_bytes())?;
@@ -103,39 +100,46 @@ fn log(line: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// Downloads to `part` and renames that to `path`; returns the server's version.
-async fn save(
-    settings: &Settings,
-    deadline: Option<Instant>,
-    path: &Path,
-    part: &Path,
-) -> Outcome<String> {
+/// Downloads beside `path` and renames; returns the server's version.
+async fn save(settings: &Settings, deadline: Option<Instant>, path: &Path) -> Outcome<String> {
     let [endpoint] = settings.endpoints.as_slice() else {
         let list = settings.endpoints.join(" ");
         let reason =
             format!("snapshot must be requested to one selected node, not multiple [{list}]");
         return Err(interrupted(reason));
     };
-    let (shown, shown_part) = (path.display().to_string(), part.display().to_string());
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(part).map_err(|error| {
-        let error = go::os_error(&error);
-        interrupted(format!("could not open {shown_part} (open {shown_part}: {error})"))
-    })?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let mut part = Part::open(beside.into()).map_err(interrupted)?;
+    let saved = fill(settings, deadline, endpoint, &mut part, path).await;
+    // Gone already if all went well.
+    part.remove();
+    saved
+}
+
+/// Downloads, and gives the file its name when it is whole.
+async fn fill(
+    settings: &Settings,
+    deadline: Option<Instant>,
+    endpoint: &str,
+    part: &mut Part,
+    path: &Path,
+) -> Outcome<String> {
+    let (shown, shown_part) = (path.display().to_string(), part.path.display().to_string());
     log(&log_line("info", "created temporary db file", &[("path", &shown_part)]));
     let start = Instant::now();
-    let Download { bytes, version } = fetch(settings, deadline, endpoint, part, &mut file).await?;
-    file.sync_all()
+    let Download { bytes, version } = fetch(settings, deadline, endpoint, part).await?;
+    part.file
+        .sync_all()
         .map_err(|e| interrupted(format!("could not fsync snapshot: {}", go::os_error(&e))))?;
     let fields = [
-        ("endpoint", endpoint.as_str()),
+        ("endpoint", endpoint),
         ("size", &go::human_bytes(bytes)),
         ("took", &go::duration(start.elapsed())),
         ("etcd-version", &version),
     ];
     log(&log_line("info", "fetched snapshot", &fields));
-    rename(part, path).map_err(|error| {
+    part.rename(path).map_err(|error| {
         let error = format!("rename {shown_part} {shown}: {}", go::os_error(&error));
         interrupted(format!("could not rename {shown_part} to {shown} ({error})"))
     })?;
@@ -143,14 +147,6 @@ async fn save(
         .map_err(|e| interrupted(format!("could not fsync directory: {}", go::os_error(&e))))?;
     log(&log_line("info", "saved", &[("path", &shown)]));
     Ok(version)
-}
-
-/// Renames, as Go does: not onto a directory.
-fn rename(part: &Path, path: &Path) -> std::io::Result<()> {
-    if path.is_dir() {
-        return Err(rustix::io::Errno::EXIST.into());
-    }
-    std::fs::rename(part, path)
 }
 
 /// Makes the name of a file as durable as the file is.
@@ -165,8 +161,7 @@ async fn fetch(
     settings: &Settings,
     deadline: Option<Instant>,
     endpoint: &str,
-    part: &Path,
-    file: &mut File,
+    part: &mut Part,
 ) -> Outcome<Download> {
     let bar = std::io::stderr().is_terminal().then(|| Bar::start(0, Unit::Bytes));
     let mut attempt = 1;
@@ -176,7 +171,7 @@ async fn fetch(
         if attempt == 1 {
             log(&log_line("info", "fetching snapshot", &[("endpoint", endpoint)]));
         }
-        let error = match download(&client, part, file, bar.as_ref()).await {
+        let error = match download(&client, part, bar.as_ref()).await {
             Err(Broken::Stream { error, .. }) if error.is_transient() && attempt < ATTEMPTS_MAX => {
                 error.to_string()
             }
@@ -215,15 +210,11 @@ enum Broken {
     Failed(Failure),
 }
 
-async fn download(
-    client: &Client,
-    part: &Path,
-    file: &mut File,
-    bar: Option<&Bar>,
-) -> Result<Download, Broken> {
+async fn download(client: &Client, part: &mut Part, bar: Option<&Bar>) -> Result<Download, Broken> {
     let failed = |reason: String| Broken::Failed(interrupted(reason));
+    let Part { file, path } = part;
     let not_written = |error: std::io::Error| {
-        let (part, error) = (part.display(), go::os_error(&error));
+        let (part, error) = (path.display(), go::os_error(&error));
         failed(format!("could not write snapshot: write {part}: {error}"))
     };
     file.set_len(0).and_then(|()| file.rewind()).map_err(not_written)?;

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::{
-    INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all, defragment, fail,
-    failed, remove, say, tell_errors, work,
+    CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all,
+    defragment, fail, failed, remove, say, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
@@ -97,11 +97,11 @@ async fn run(call: &mut Call) -> Outcome {
     let rest = async {
         if is_interrupted {
             // A part of the keys says nothing of the memory that all of them need.
-            bounded(remove(&first, &prefix)).await.map_err(fail)?;
+            bounded(CLEANUP_TIME_MAX, remove(&first, &prefix)).await.map_err(fail)?;
             return Err(Failure::silent(INTERRUPTED));
         }
         let after = resident_bytes(&endpoint, &settings.secure, "after").await;
-        let removed = bounded(remove(&first, &prefix)).await;
+        let removed = bounded(CLEANUP_TIME_MAX, remove(&first, &prefix)).await;
         let bytes = after? - before;
         clean_up(call, &settings, &first, removed.map_err(fail)?).await?;
         judge(&report, bytes)

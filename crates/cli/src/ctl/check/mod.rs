@@ -27,12 +27,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::bar::Bar;
-use super::client::{Client, RequestError};
+use super::client::{Client, RequestError, bounded};
 use super::command::{Call, Command, Group};
 use super::failure::{self, Failure, Outcome};
 use super::global::Settings;
 use super::print::print;
-use super::range::widen;
+use super::range::every_key;
 use super::session::{Interrupts, fail};
 use crate::go;
 use report::Report;
@@ -86,12 +86,6 @@ fn say(line: &str) -> Outcome {
     print(format!("{line}\n").as_bytes())
 }
 
-/// The range of all keys with a prefix.
-fn every_key(prefix: &str) -> (Bytes, Bytes) {
-    let (key, range_end) = widen(prefix.as_bytes().to_vec(), true, false);
-    (key.into(), range_end.into())
-}
-
 /// Connects once for the questions, and refuses a prefix that is in use. `quotes` stand around
 /// the advice.
 async fn begin(
@@ -102,7 +96,7 @@ async fn begin(
 ) -> Outcome<Rc<Client>> {
     let client =
         Client::connect_to(settings, &settings.endpoints, deadline).await?.map_err(fail)?;
-    let (key, range_end) = every_key(prefix);
+    let (key, range_end) = every_key(prefix.as_bytes());
     let request = pb::RangeRequest { key, range_end, limit: 1, ..Default::default() };
     let send = async |r| client.kv().range(r).await;
     let answer = client.read(&request, send).await.map_err(fail)?;
@@ -228,16 +222,9 @@ async fn attend(
     }
 }
 
-/// Bounds a request that has no bound by its connection.
-async fn bounded<T>(
-    request: impl Future<Output = Result<T, RequestError>>,
-) -> Result<T, RequestError> {
-    tokio::time::timeout(CLEANUP_TIME_MAX, request).await.unwrap_or(Err(RequestError::Deadline))
-}
-
 /// Removes the keys of the check, and returns the revision at which they are gone.
 async fn remove(client: &Client, prefix: &str) -> Result<i64, RequestError> {
-    let (key, range_end) = every_key(prefix);
+    let (key, range_end) = every_key(prefix.as_bytes());
     let request = pb::DeleteRangeRequest { key, range_end, prev_kv: false };
     let answer = client.ask(&request, async |r| client.kv().delete_range(r).await).await?;
     Ok(answer.header.map_or(0, |header| header.revision))
@@ -247,7 +234,7 @@ async fn compact(client: &Client, revision: i64) -> Outcome {
     say(&format!("Compacting with revision {revision}"))?;
     let request = pb::CompactionRequest { revision, physical: true };
     let send = async |r| client.kv().compact(r).await;
-    bounded(client.ask(&request, send)).await.map_err(fail)?;
+    bounded(CLEANUP_TIME_MAX, client.ask(&request, send)).await.map_err(fail)?;
     say(&format!("Compacted with revision {revision}"))
 }
 

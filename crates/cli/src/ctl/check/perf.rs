@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::report::Report;
 use super::{
-    INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all, defragment, fail,
-    failed, remove, say, tell_errors, work,
+    CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all,
+    defragment, fail, failed, remove, say, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
@@ -113,7 +113,7 @@ async fn conclude(
     report: &Report,
     rate: u64,
 ) -> Outcome {
-    match bounded(remove(client, prefix)).await {
+    match bounded(CLEANUP_TIME_MAX, remove(client, prefix)).await {
         Ok(revision) if call.values.bool("auto-compact") => compact(client, revision).await?,
         Ok(_) => {}
         Err(error) => {

@@ -8,8 +8,8 @@ use proto::etcdserverpb::request_op::Request;
 use proto::mvccpb;
 use tonic::Code;
 
-use super::{Mirror, bounded};
-use crate::ctl::client::{Client, RequestError};
+use super::{Mirror, REQUEST_TIME_MAX};
+use crate::ctl::client::{Client, RequestError, bounded};
 use crate::ctl::session::is_deletion;
 
 pub(super) fn put(key: Bytes, value: Bytes) -> pb::RequestOp {
@@ -61,7 +61,7 @@ pub(super) async fn commit(
         }
         let request = pb::TxnRequest { success: group.clone(), ..Default::default() };
         let send = async |r| destination.kv().txn(r).await;
-        match bounded(destination.ask(&request, send)).await {
+        match bounded(REQUEST_TIME_MAX, destination.ask(&request, send)).await {
             Ok(_) => {}
             Err(error) if is_too_large(&error) && group.len() > 1 => {
                 let second = group.split_off(group.len() / 2);

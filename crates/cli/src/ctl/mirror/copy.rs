@@ -6,9 +6,10 @@
 //!               =  +  -  ~     only what differs is written
 //! ```
 //!
-//! *Invariants.* Nothing is removed before the two have been seen to have a key in common: what has
-//! none is no mirror of the source, but somebody's data. At most [`PAGE_BYTES`] or one pair of each
-//! side are held, about.
+//! *Invariants.* A first copy removes no more keys than the two were seen to have in common: where it
+//! would, the destination is no mirror of the source, but somebody's data. One page of each side is
+//! held. How many keys a page has follows from the sizes in the page before; where values become
+//! large all at once, a page is larger than [`PAGE_BYTES`] until the next one.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -19,15 +20,16 @@ use proto::mvccpb::KeyValue;
 use tonic::Code;
 
 use super::apply::{commit, delete, put};
-use super::{DESTINATION, Interrupt, Mirror, SOURCE, bounded, tell};
-use crate::ctl::client::{Client, RequestError};
+use super::{DESTINATION, Interrupt, Mirror, REQUEST_TIME_MAX, SOURCE, tell};
+use crate::ctl::client::{Client, RequestError, bounded};
 use crate::failure::{self, Failure};
 
-/// A page is asked for so that it is about so large.
+/// A page is asked for so that it would be about so large if it were like the one before.
 const PAGE_BYTES: usize = 4 << 20;
-/// No page has more keys, and the first has this many, since sizes are not known then.
+/// No page has more keys, nor more than twice as many as the one before; the first has this many,
+/// since sizes are not known then.
 const PAGE_KEYS_MAX: usize = 1000;
-const PAGE_KEYS_FIRST: usize = 64;
+const PAGE_KEYS_FIRST: usize = 16;
 /// A transaction has at most so many operations, unless `--max-txn-ops` is lower, and about so
 /// many bytes.
 const BATCH_OPERATIONS_MAX: usize = 128;
@@ -39,13 +41,11 @@ pub(super) async fn copy(
     source: &Client,
     destination: &Client,
 ) -> Result<i64, Interrupt> {
-    let from = |error| Interrupt::of(SOURCE, error);
-    let to = |error| Interrupt::of(DESTINATION, error);
     let mut theirs = Pages::new(source, mirror.map.source());
-    theirs.fill().await.map_err(from)?;
-    let header = theirs.header.unwrap_or_default();
+    theirs.fill().await.map_err(|error| Interrupt::of(SOURCE, error))?;
     // The pages to come show the same moment; changes after it are replayed.
-    theirs.revision = header.revision;
+    let revision = theirs.revision_first;
+    theirs.revision = revision;
     let mut ours = Pages::new(destination, mirror.map.destination());
     ours.is_done = !mirror.map.owns_destination();
     match ours.fill().await {
@@ -54,20 +54,30 @@ pub(super) async fn copy(
             ours.is_done = true;
             tell("the destination cannot be read: everything is written, nothing removed", &[]);
         }
-        Err(error) => return Err(to(error)),
-    }
-    let same = ours.header.is_some_and(|ours| ours.cluster_id == header.cluster_id);
-    if same && mirror.map.overlaps() {
-        let reason = "the destination is the source itself, and what is mirrored would be \
-                      mirrored again: give --dest-prefix";
-        return Err(Interrupt::End(Failure::new(failure::BAD_ARGS, reason)));
+        Err(error) => return Err(Interrupt::of(DESTINATION, error)),
     }
     if !mirror.is_known.get() && !ours.page.is_empty() {
-        refuse_foreign(mirror, source, destination).await?;
+        refuse_foreign(mirror, source, destination, revision).await?;
     }
     mirror.is_known.set(true);
-    let mut batch = Batch::new(mirror, destination);
-    let mut removed = 0_u64;
+    let removed = equalize(mirror, theirs, ours).await?;
+    if removed > 0 {
+        let removed = removed.to_string();
+        tell("removed keys that the source no longer has", &[("keys", &removed)]);
+    }
+    Ok(revision)
+}
+
+/// Writes what differs, and returns how many keys were removed.
+async fn equalize(
+    mirror: &Mirror,
+    mut theirs: Pages<'_>,
+    mut ours: Pages<'_>,
+) -> Result<u64, Interrupt> {
+    let from = |error| Interrupt::of(SOURCE, error);
+    let to = |error| Interrupt::of(DESTINATION, error);
+    let mut batch = Batch::new(mirror, ours.client);
+    let mut removed = 0;
     loop {
         let pair = theirs.peek().await.map_err(from)?;
         let found = ours.peek().await.map_err(to)?;
@@ -99,34 +109,44 @@ pub(super) async fn copy(
         }
     }
     batch.flush().await.map_err(to)?;
-    if removed > 0 {
-        let removed = removed.to_string();
-        tell("removed keys that the source no longer has", &[("keys", &removed)]);
-    }
-    Ok(header.revision)
+    Ok(removed)
 }
 
-/// Fails when the destination's range has keys and none of them is one of the source's. Looked at
-/// before the first copy alone: what this mirror has written is its own.
+/// Fails when a copy would remove more keys than it would keep. Looked at before the first copy
+/// alone: what this mirror has written is its own.
 async fn refuse_foreign(
     mirror: &Mirror,
     source: &Client,
     destination: &Client,
+    revision: i64,
 ) -> Result<(), Interrupt> {
     let mut theirs = Pages::new(source, mirror.map.source());
     let mut ours = Pages::new(destination, mirror.map.destination());
-    loop {
+    (theirs.keys_only, ours.keys_only) = (true, true);
+    theirs.revision = revision;
+    let (mut common, mut stale) = (0_u64, 0_u64);
+    while let Some(found) = ours.peek().await.map_err(|error| Interrupt::of(DESTINATION, error))? {
         let pair = theirs.peek().await.map_err(|error| Interrupt::of(SOURCE, error))?;
-        let found = ours.peek().await.map_err(|error| Interrupt::of(DESTINATION, error))?;
-        let (Some(pair), Some(found)) = (pair, found) else { break };
-        match mirror.map.apply(&pair.key).cmp(&found.key) {
-            Ordering::Equal => return Ok(()),
-            Ordering::Less => drop(theirs.pop()),
-            Ordering::Greater => drop(ours.pop()),
+        let order = pair.map(|pair| mirror.map.apply(&pair.key).cmp(&found.key));
+        match order {
+            Some(Ordering::Less) => drop(theirs.pop()),
+            Some(Ordering::Equal) => {
+                common += 1;
+                drop((theirs.pop(), ours.pop()));
+            }
+            Some(Ordering::Greater) | None => {
+                stale += 1;
+                drop(ours.pop());
+            }
         }
     }
-    let reason = "the destination has keys where the mirror would be, and none that the source \
-                  has: mirroring would remove them; remove them yourself, or give --dest-prefix";
+    if stale <= common {
+        return Ok(());
+    }
+    let reason = format!(
+        "the destination has keys where the mirror would be: mirroring would remove {stale} of \
+         them, and only {common} are the source's, too; remove them yourself, or give --dest-prefix"
+    );
     Err(Interrupt::End(Failure::new(failure::ERROR, reason)))
 }
 
@@ -169,18 +189,27 @@ struct Pages<'a> {
     range_end: Bytes,
     /// 0: every page as it is when it is read.
     revision: i64,
+    keys_only: bool,
     keys_max: usize,
     page: VecDeque<KeyValue>,
     is_done: bool,
-    /// That of the first page.
-    header: Option<pb::ResponseHeader>,
+    /// At which the first page was read.
+    revision_first: i64,
 }
 
 impl<'a> Pages<'a> {
     fn new(client: &'a Client, (key, range_end): (Bytes, Bytes)) -> Pages<'a> {
-        let page = VecDeque::new();
-        let keys_max = PAGE_KEYS_FIRST;
-        Pages { client, key, range_end, revision: 0, keys_max, page, is_done: false, header: None }
+        Pages {
+            client,
+            key,
+            range_end,
+            revision: 0,
+            keys_only: false,
+            keys_max: PAGE_KEYS_FIRST,
+            page: VecDeque::new(),
+            is_done: false,
+            revision_first: 0,
+        }
     }
 
     /// Reads the next page, if there is one.
@@ -193,19 +222,21 @@ impl<'a> Pages<'a> {
             range_end: self.range_end.clone(),
             limit: self.keys_max as i64,
             revision: self.revision,
+            keys_only: self.keys_only,
             ..Default::default()
         };
         let client = self.client;
         let send = async |r| client.kv().range(r).await;
-        let answer = bounded(client.read(&request, send)).await?;
-        self.header = self.header.or(answer.header);
+        let answer = bounded(REQUEST_TIME_MAX, client.read(&request, send)).await?;
+        if self.revision_first == 0 {
+            self.revision_first = answer.header.unwrap_or_default().revision;
+        }
         self.is_done = !answer.more;
         if let Some(last) = answer.kvs.last() {
             self.key = [&last.key[..], &[0]].concat().into();
             let bytes: usize =
                 answer.kvs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
-            let each = (bytes / answer.kvs.len()).max(1);
-            self.keys_max = (PAGE_BYTES / each).clamp(1, PAGE_KEYS_MAX);
+            self.keys_max = keys_max_after(answer.kvs.len(), bytes);
         }
         self.page = answer.kvs.into();
         Ok(())
@@ -220,5 +251,33 @@ impl<'a> Pages<'a> {
 
     fn pop(&mut self) -> Option<KeyValue> {
         self.page.pop_front()
+    }
+}
+
+/// How many keys to ask for after a page of `keys` that had so many `bytes`.
+fn keys_max_after(keys: usize, bytes: usize) -> usize {
+    let each = (bytes / keys).max(1);
+    (PAGE_BYTES / each).clamp(1, PAGE_KEYS_MAX.min(keys * 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grow_slowly_and_shrink_at_once() {
+        for (keys, bytes, expected) in [
+            (16, 16, 32),
+            (16, 16 * 100_000, 32),
+            (16, 16 * (1 << 20), 4),
+            (1000, 1000 * (1 << 20), 4),
+            (1000, 1000, 1000),
+            (900, 900, 1000),
+            (4, 4 * (8 << 20), 1),
+            (1, 8 << 20, 1),
+            (1, 1, 2),
+        ] {
+            assert_eq!(keys_max_after(keys, bytes), expected, "{keys} keys, {bytes} bytes");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::command::Arg;
-use crate::ctl::range::widen;
+use crate::ctl::range::every_key;
 
 /// Replaces one prefix by another.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,11 +45,6 @@ impl Map {
     pub(super) fn overlaps(&self) -> bool {
         self.prefix.starts_with(&self.mapped) || self.mapped.starts_with(&self.prefix)
     }
-}
-
-fn every_key(prefix: &[u8]) -> (Bytes, Bytes) {
-    let (key, range_end) = widen(prefix.to_vec(), true, false);
-    (key.into(), range_end.into())
 }
 
 #[cfg(test)]

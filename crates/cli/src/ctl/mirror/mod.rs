@@ -1,11 +1,11 @@
 //! `make-mirror`: keeps the keys of another cluster equal to those under a prefix of this one.
 //!
 //! ```text
-//!            +-- history is gone --+
-//!            v                     |
-//!  connect -> copy: compare both -> follow: replay changes, a revision at a time
-//!     ^                                |
-//!     +--- pause, growing <- a side is unavailable
+//!                            +-- history is gone --+
+//!                            v                     |
+//!  connect -> look: who? -> copy: compare both -> follow: replay changes, a revision at a time
+//!     ^                                                |
+//!     +------------ pause, growing <- a side is unavailable
 //! ```
 //!
 //! *Invariants.* Every change of the source after the copy reaches the destination, in order, and
@@ -21,6 +21,7 @@
 mod apply;
 mod copy;
 mod destination;
+mod identity;
 mod map;
 
 use std::cell::Cell;
@@ -39,6 +40,7 @@ use super::failure::{self, Failure, Outcome};
 use super::global::{Settings, log_line};
 use super::print::print;
 use crate::go;
+use identity::Seen;
 use map::Map;
 
 /// How often the number of changes is printed.
@@ -46,7 +48,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 /// The pause after a failure; it doubles up to the greatest while nothing gets better.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// A request that takes longer counts as failed, so that it is told.
+/// A request that takes longer counts as failed, so that it is told. One that was performed all the
+/// same does no harm: it is made again.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) static MAKE_MIRROR: Command = Command {
@@ -133,22 +136,22 @@ async fn run(call: &mut Call) -> Outcome {
         copies: revision <= 1,
         begun: Cell::new(false),
         is_known: Cell::new(false),
+        source_seen: Cell::new(None),
         next: Cell::new(if revision <= 1 { 0 } else { revision }),
-        total: Rc::new(Cell::new(0)),
-    };
-    let total = Rc::clone(&mirror.total);
-    let count = async {
-        loop {
-            tokio::time::sleep(COUNT_INTERVAL).await;
-            if let Err(failure) = print(format!("{}\n", total.get()).as_bytes()) {
-                return failure;
-            }
-        }
+        total: Cell::new(0),
     };
     Err(tokio::select! {
         failure = mirror.run() => failure,
-        failure = count => failure,
+        never = print_count(&mirror.total) => match never {},
     })
+}
+
+async fn print_count(total: &Cell<i64>) -> Infallible {
+    loop {
+        tokio::time::sleep(COUNT_INTERVAL).await;
+        // A count that nobody takes is no reason to end the mirror.
+        let _ = print(format!("{}\n", total.get()).as_bytes());
+    }
 }
 
 /// What interrupts a mirror.
@@ -206,10 +209,12 @@ struct Mirror {
     begun: Cell<bool>,
     /// Whether the destination's range is known to be this mirror's.
     is_known: Cell<bool>,
+    /// The source, and the newest revision of it that was seen.
+    source_seen: Cell<Option<Seen>>,
     /// The revision to go on from; 0: a copy is due.
     next: Cell<i64>,
     /// Keys copied and changes replayed.
-    total: Rc<Cell<i64>>,
+    total: Cell<i64>,
 }
 
 impl Mirror {
@@ -258,8 +263,10 @@ impl Mirror {
         let source = self.open(&self.source, SOURCE).await?;
         let destination = self.open(&self.destination, DESTINATION).await?;
         self.begun.set(true);
+        identity::look(self, &source, &destination).await?;
         if self.next.get() == 0 {
             let revision = copy::copy(self, &source, &destination).await?;
+            self.saw(revision);
             self.next.set(revision + 1);
         }
         self.follow(source, &destination).await
@@ -294,22 +301,23 @@ impl Mirror {
                 Some(last) => last.mod_revision,
                 None => answer.header.map_or(0, |header| header.revision),
             };
+            self.saw(seen);
             let applied = apply::replay(self, destination, answer.events).await;
             applied.map_err(|error| Interrupt::of(DESTINATION, error))?;
             self.next.set(self.next.get().max(seen + 1));
         }
     }
 
+    /// Notes a revision that the source has reached.
+    fn saw(&self, revision: i64) {
+        let before = self.source_seen.get();
+        let seen = before.map(|seen| Seen { revision: seen.revision.max(revision), ..seen });
+        self.source_seen.set(seen);
+    }
+
     fn count(&self, more: usize) {
         self.total.set(self.total.get().saturating_add_unsigned(more as u64));
     }
-}
-
-/// Bounds a request. One that was performed all the same does no harm: it is made again.
-async fn bounded<T>(
-    request: impl Future<Output = Result<T, RequestError>>,
-) -> Result<T, RequestError> {
-    tokio::time::timeout(REQUEST_TIME_MAX, request).await.unwrap_or(Err(RequestError::Deadline))
 }
 
 #[track_caller]
