@@ -418,6 +418,7 @@ mod tests {
             let own = written(from, |wal| {
                 wal.append(&entries, Some(&state(1, 7))).unwrap();
                 wal.save_snapshot(&record(1, 5)).unwrap();
+                wal.append(&[], Some(&state(1, 8))).unwrap();
             });
             assert_eq!(own, (all(from, 9), Some((1, 9))), "from {from}");
             // It was killed before the snapshot counted, and has gone on without it.

@@ -5,11 +5,14 @@ use super::*;
 /// Their entries from 140 on are of term 9.
 const OTHERS: Left = Left { apart: Some((140, 9)), ..WHOLE };
 
-/// Goes on with a log, by these entries.
-fn append(dir: &DataDir, entries: &[Entry], commit: u64) {
+/// Goes on with a log, by these entries, after the snapshot of a leader if one came.
+fn append(dir: &DataDir, received: Option<&walpb::Snapshot>, entries: &[Entry], commit: u64) {
     let at = wal::snapshots(&Real, dir.wal()).unwrap().pop().unwrap();
     let options = wal::Options { segment_bytes: 1 << 14, sync: false };
     let mut wal = Wal::open(Arc::new(Real), dir.wal(), &at, options).unwrap().wal;
+    if let Some(record) = received {
+        wal.save_snapshot(record).unwrap();
+    }
     let term = entries.last().unwrap().term;
     wal.append(entries, Some(&HardState { term, vote: Some(1), commit: Some(commit) })).unwrap();
     wal.close().unwrap();
@@ -23,7 +26,7 @@ fn the_log_of_a_restored_cluster_is_not_taken_for_all_of_it() {
     std::fs::rename(bench.new_dir(), dir.root()).unwrap();
     let puts: Vec<Entry> =
         (2..=30).map(|index| Entry { index: Some(index), ..entry(index + 10, 2) }).collect();
-    append(&dir, &puts, 28);
+    append(&dir, None, &puts, 28);
     let dirs = [dir];
     let report = bench.rescue(&dirs, &["--dry-run"]);
     assert_eq!(report["chosen"]["revision"], revision(250) + 29);
@@ -53,6 +56,25 @@ fn a_log_that_breaks_off_behind_its_members_is_not_taken_for_all_of_it() {
     assert_eq!((log.last_entry(), log.snapshots.len()), (Some(LogIndex(1)), 1));
     let told = bench.refused(&[dir], &[]);
     assert!(told.starts_with("nothing can be rescued: no database is whole"), "{told}");
+}
+
+#[test]
+fn what_stood_before_the_snapshot_of_a_leader_does_not_count() {
+    let bench = Bench::new();
+    let leader = Left { log: 155, commit: 150, database: 150, ..OTHERS };
+    let behind = Left { member: 2, log: 160, commit: 100, database: 0, ..WHOLE };
+    let dirs = [bench.make("a", &leader), bench.make("b", &behind)];
+    let record = walpb::Snapshot {
+        index: Some(150),
+        term: Some(9),
+        conf_state: Some(ConfState { voters: vec![1, 2, 3], ..ConfState::default() }),
+    };
+    let after: Vec<Entry> = (151..=250).map(|index| OTHERS.entry(index)).collect();
+    append(&dirs[1], Some(&record), &after, 240);
+    let report = bench.rescue(&dirs, &[]);
+    bench.check(250, &OTHERS);
+    assert_eq!(report["chosen"]["certainRevision"], revision(240));
+    assert_eq!(report["chosen"]["mayLackAcknowledged"], false);
 }
 
 #[test]
