@@ -363,8 +363,11 @@ mod tests {
         raftpb::HardState { term: Some(term), vote: Some(1), commit: Some(commit) }
     }
 
-    /// What is salvaged from an index on of a log that `write` has written.
-    fn written(from: u64, write: impl FnOnce(&mut Wal)) -> (Vec<(u64, u64)>, Option<(u64, u64)>) {
+    /// A term and an index.
+    type Place = (u64, u64);
+
+    /// What is salvaged from an index on of a log that `write` has written: the entries, the last.
+    fn written(from: u64, write: impl FnOnce(&mut Wal)) -> (Vec<Place>, Option<Place>) {
         let (disk, dir) = (Faulty::new(0), Path::new("/wal"));
         let options = Options { segment_bytes: 1 << 20, sync: false };
         let mut wal = Wal::create(Arc::new(disk.clone()), dir, Bytes::new(), options).unwrap();
