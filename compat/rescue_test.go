@@ -425,6 +425,9 @@ func TestUtlWrongDirectories(t *testing.T) {
 		fillHistory(t, m)
 		harness.MustStop(t, m)
 
+		restored := restoredLog(t, u, kind, m)
+		all(restored, map[string]string{"rescue": "nothing can be rescued: no database is whole"})
+
 		// The copy of the database has stopped in the middle, and that of the log has not begun.
 		half := filepath.Join(u.dir, "half-"+kind.String())
 		copyAll(t, m.Dir, half)
@@ -440,4 +443,33 @@ func TestUtlWrongDirectories(t *testing.T) {
 			t.Errorf("%s: a directory that was copied in part has changed", kind)
 		}
 	}
+}
+
+// restoredLog lets a member work on what was restored of another's database, and removes its own. Its
+// log begins with the first entry, and yet what was restored is not in it.
+func restoredLog(t *testing.T, u utl, kind harness.Kind, of *harness.Member) string {
+	t.Helper()
+	tools, err := harness.LoadTools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind == harness.Real {
+		u.tool = []string{tools.Etcdutl}
+	}
+	m := harness.NewMember(kind, t.TempDir())
+	harness.Cleanup(t, m)
+	if _, stderr, code := u.run("snapshot", "restore", harness.DBFile(of.Dir), "--skip-hash-check",
+		"--data-dir", m.Dir, "--name", m.Name, "--initial-cluster", m.Name+"="+m.PeerURL(),
+		"--initial-advertise-peer-urls", m.PeerURL()); code != 0 {
+		t.Fatal(stderr)
+	}
+	harness.MustStart(t, m)
+	if out, err := m.Etcdctl("put", "after", "x"); err != nil {
+		t.Fatal(out, err)
+	}
+	harness.MustStop(t, m)
+	if err := os.Remove(harness.DBFile(m.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	return m.Dir
 }

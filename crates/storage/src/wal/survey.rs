@@ -1,8 +1,8 @@
 //! Looks at every segment of a log, and goes on where one is damaged.
 //!
 //! *Invariants.* What [`salvage`] keeps are entries as [`super::Wal::open`] would return them, had
-//! the log begun where each stretch of them begins: one that was replaced is not among them,
-//! unless the record that replaced it is lost.
+//! the log begun where each stretch of them begins: one that was replaced, by another entry or by
+//! the snapshot of a leader, is not among them, unless the record that replaced it is lost.
 
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,8 @@ impl Survey {
 pub struct Salvaged {
     /// What its segments hold.
     pub survey: Survey,
-    /// The last entry that can be read, whether it is kept or not.
+    /// The last entry that can be read and was not replaced, whether it is kept or not. None stands
+    /// before the snapshot that a leader sent, until others follow that.
     pub last: Option<(LogIndex, Term)>,
     /// The entries from the index on that was asked for, ascending. Where some are missing, lost
     /// or forgotten after a snapshot, indexes jump.
@@ -94,22 +95,86 @@ impl Salvaged {
 /// Reads whatever can be read of the log in `dir`, as [`survey`] does, and keeps the entries from
 /// `from` on.
 pub fn salvage(disk: &dyn Disk, dir: &Path, from: LogIndex) -> Result<Salvaged, Error> {
-    let mut salvaged = Salvaged::default();
-    let Salvaged { last, entries, .. } = &mut salvaged;
-    let survey = walk_all(disk, dir, &mut |entry: EntryView<'_>| {
-        *last = Some((entry.index(), entry.term()));
-        // It replaces those of its index and after.
-        entries.truncate(entries.partition_point(|kept| kept.index() < entry.index().0));
-        if entry.index() >= from {
-            entries.push(entry.to_entry());
+    let mut gathered = Gathered::default();
+    let survey = walk_all(disk, dir, &mut |found| gathered.take(from, &found))?;
+    gathered.settle(|_| false);
+    let Gathered { last, entries, .. } = gathered;
+    Ok(Salvaged { survey, last, entries })
+}
+
+/// What of a record decides over entries.
+enum Found<'a> {
+    Entry(EntryView<'a>),
+    Snapshot(LogIndex, Term),
+    /// The commit index.
+    State(LogIndex),
+}
+
+/// The entries that a log stands for, up to where it was read.
+#[derive(Default)]
+struct Gathered {
+    commit: LogIndex,
+    last: Option<(LogIndex, Term)>,
+    entries: Vec<raftpb::Entry>,
+    /// What stood before the record of a snapshot from a leader, of which the next record tells
+    /// whether it came to be: a member that is killed in between goes on from what it had.
+    replaced: Option<Replaced>,
+}
+
+struct Replaced {
+    /// The index of the snapshot.
+    by: LogIndex,
+    last: Option<(LogIndex, Term)>,
+    entries: Vec<raftpb::Entry>,
+}
+
+impl Gathered {
+    fn take(&mut self, from: LogIndex, found: &Found<'_>) {
+        match *found {
+            Found::Entry(entry) => {
+                let index = entry.index();
+                self.settle(|by| index > by);
+                self.last = Some((index, entry.term()));
+                // It replaces those of its index and after.
+                self.entries.truncate(self.entries.partition_point(|kept| kept.index() < index.0));
+                if index >= from {
+                    self.entries.push(entry.to_entry());
+                }
+            }
+            Found::State(commit) => {
+                self.settle(|by| commit >= by);
+                self.commit = commit;
+            }
+            Found::Snapshot(index, term) => {
+                self.settle(|_| false);
+                // A member makes a snapshot of what is committed only, and a leader sends one only
+                // to a member that has not the entry it stands for.
+                if index > self.commit && !self.has(index, term) {
+                    let (last, entries) = (self.last.take(), std::mem::take(&mut self.entries));
+                    self.replaced = Some(Replaced { by: index, last, entries });
+                }
+            }
         }
-    })?;
-    salvaged.survey = survey;
-    Ok(salvaged)
+    }
+
+    /// Decides over a snapshot: what comes next may follow it, or it never came to be.
+    fn settle(&mut self, follows: impl FnOnce(LogIndex) -> bool) {
+        if let Some(replaced) = self.replaced.take()
+            && !follows(replaced.by)
+        {
+            (self.last, self.entries) = (replaced.last, replaced.entries);
+        }
+    }
+
+    fn has(&self, index: LogIndex, term: Term) -> bool {
+        let at = self.entries.binary_search_by_key(&index.0, raftpb::Entry::index);
+        let kept = at.ok().and_then(|at| self.entries.get(at));
+        self.last == Some((index, term)) || kept.is_some_and(|kept| kept.term() == term.0)
+    }
 }
 
 /// Reads all segments of `dir`, needs no lock, and changes nothing. The chain of checksums is begun
-/// anew after a segment that is damaged, missing, or cannot be read.
+/// anew after a segment that is damaged, missing, or cannot be read, or that has lost its end.
 pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, Error> {
     walk_all(disk, dir, &mut |_| {})
 }
@@ -120,17 +185,19 @@ struct Walk<'a> {
     dir: &'a Path,
     /// The chain of checksums; `None` where it begins anew.
     chain: Option<u32>,
-    on_entry: &'a mut dyn FnMut(EntryView<'_>),
+    /// Where the segment before ends.
+    end: u64,
+    on_found: &'a mut dyn FnMut(Found<'_>),
 }
 
 fn walk_all(
     disk: &dyn Disk,
     dir: &Path,
-    on_entry: &mut dyn FnMut(EntryView<'_>),
+    on_found: &mut dyn FnMut(Found<'_>),
 ) -> Result<Survey, Error> {
     let names = segment::list(disk, dir).doing("list", dir)?;
     let mut survey = Survey::default();
-    let mut walk = Walk { disk, dir, chain: None, on_entry };
+    let mut walk = Walk { disk, dir, chain: None, end: 0, on_found };
     let mut before: Option<&Name> = None;
     for (number, name) in names.iter().enumerate() {
         if let Some(before) = before
@@ -148,9 +215,26 @@ fn walk_all(
 impl Survey {
     fn segment(&mut self, walk: &mut Walk<'_>, name: &Name, last: bool) {
         let path = name.path(walk.dir);
-        let mut found =
-            Surveyed { path, bytes: 0, records: 0, entries: None, torn: None, damage: None };
-        if let Err(damage) = self.walk(walk, name, last, &mut found) {
+        let empty =
+            |path| Surveyed { path, bytes: 0, records: 0, entries: None, torn: None, damage: None };
+        let (chained, end) = (walk.chain.is_some(), walk.end);
+        let mut found = empty(path.clone());
+        let mut walked = self.walk(walk, name, last, &mut found);
+        if chained && matches!(&walked, Err(Error::Corrupt { offset: 0, .. })) {
+            // It does not go on from the one before. If it has a beginning of its own, then it is
+            // that one which has lost its end.
+            walk.chain = None;
+            let mut again = empty(path);
+            let walked_again = self.walk(walk, name, last, &mut again);
+            if walked_again.is_ok() || again.records > 0 {
+                (found, walked) = (again, walked_again);
+                if let Some(before) = self.segments.last_mut() {
+                    let what = "records are missing: the next segment does not go on from here";
+                    before.damage = Some(Error::corrupt(&before.path, end, what));
+                }
+            }
+        }
+        if let Err(damage) = walked {
             found.damage = Some(damage);
             walk.chain = None;
         }
@@ -168,7 +252,7 @@ impl Survey {
         let Some(file) = opened.first() else { return Ok(()) };
         found.bytes = file.file.len().doing("measure", &file.path)?;
         let Self { metadata, snapshots, hard_state, .. } = self;
-        let Walk { chain, on_entry, .. } = walk;
+        let Walk { chain, on_found, .. } = walk;
         let end = walk_segment(file, last, chain, metadata, &mut |placed| {
             match placed.record.kind {
                 Kind::Entry => {
@@ -176,15 +260,23 @@ impl Survey {
                     let index = entry.index();
                     let first = found.entries.map_or(index, |(first, _)| first.min(index));
                     found.entries = Some((first, index));
-                    on_entry(entry);
+                    on_found(Found::Entry(entry));
                 }
-                Kind::State => *hard_state = placed.state(hard_state)?,
-                Kind::Snapshot => snapshots.push(placed.snapshot()?),
+                Kind::State => {
+                    *hard_state = placed.state(hard_state)?;
+                    on_found(Found::State(LogIndex(hard_state.commit())));
+                }
+                Kind::Snapshot => {
+                    let found = placed.snapshot()?;
+                    on_found(Found::Snapshot(LogIndex(found.index()), Term(found.term())));
+                    snapshots.push(found);
+                }
                 Kind::Crc | Kind::Metadata => {}
             }
             found.records += 1;
             Ok(())
         })?;
+        walk.end = end.map_or(0, |(at, _)| at);
         found.torn = end.and_then(|(at, why)| why.map(|why| (at, why)));
         Ok(())
     }
@@ -261,5 +353,144 @@ mod tests {
         let kept: Vec<(u64, u64)> =
             salvaged.entries.iter().map(|entry| (entry.term(), entry.index())).collect();
         assert_eq!(kept, [(1, 2), (2, 3)]);
+    }
+
+    fn place(term: u64, index: u64) -> raftpb::Entry {
+        raftpb::Entry { term: Some(term), index: Some(index), ..raftpb::Entry::default() }
+    }
+
+    fn state(term: u64, commit: u64) -> raftpb::HardState {
+        raftpb::HardState { term: Some(term), vote: Some(1), commit: Some(commit) }
+    }
+
+    /// A term and an index.
+    type Place = (u64, u64);
+
+    /// What is salvaged from an index on of a log that `write` has written: the entries, the last.
+    fn written(from: u64, write: impl FnOnce(&mut Wal)) -> (Vec<Place>, Option<Place>) {
+        let (disk, dir) = (Faulty::new(0), Path::new("/wal"));
+        let options = Options { segment_bytes: 1 << 20, sync: false };
+        let mut wal = Wal::create(Arc::new(disk.clone()), dir, Bytes::new(), options).unwrap();
+        write(&mut wal);
+        wal.close().unwrap();
+        let salvaged = salvage(&disk, dir, LogIndex(from)).unwrap();
+        let kept = salvaged.entries.iter().map(|entry| (entry.term(), entry.index())).collect();
+        (kept, salvaged.last.map(|(index, term)| (term.0, index.0)))
+    }
+
+    #[test]
+    fn entries_that_a_received_snapshot_replaced_are_not_salvaged() {
+        let record = |term, index| walpb::Snapshot {
+            index: Some(index),
+            term: Some(term),
+            conf_state: Some(raftpb::ConfState::default()),
+        };
+        let stale: Vec<raftpb::Entry> = (1..=9).map(|index| place(1, index)).collect();
+        for from in [1, 8] {
+            // It stands beyond the log, or for an entry that is another one there.
+            for at in [20, 6] {
+                let (kept, last) = written(from, |wal| {
+                    wal.append(&stale, Some(&state(1, 4))).unwrap();
+                    wal.save_snapshot(&record(3, at)).unwrap();
+                    wal.append(&[], Some(&state(3, at))).unwrap();
+                });
+                assert_eq!((kept, last), (vec![], None), "from {from} at {at}");
+                // etcd writes what follows before the hard state.
+                let (kept, last) = written(from, |wal| {
+                    wal.append(&stale, Some(&state(1, 4))).unwrap();
+                    wal.save_snapshot(&record(3, at)).unwrap();
+                    wal.append(&[place(3, at + 1)], Some(&state(3, at))).unwrap();
+                });
+                let after = if at + 1 >= from { vec![(3, at + 1)] } else { vec![] };
+                assert_eq!((kept, last), (after, Some((3, at + 1))), "from {from} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_that_a_snapshot_did_not_replace_are_salvaged() {
+        let record = |term, index| walpb::Snapshot {
+            index: Some(index),
+            term: Some(term),
+            conf_state: Some(raftpb::ConfState::default()),
+        };
+        let entries: Vec<raftpb::Entry> = (1..=9).map(|index| place(1, index)).collect();
+        let all = |from: u64, to: u64| (from..=to).map(|index| (1, index)).collect::<Vec<_>>();
+        for from in [1, 6] {
+            // The member's own, in the middle of what it has.
+            let own = written(from, |wal| {
+                wal.append(&entries, Some(&state(1, 7))).unwrap();
+                wal.save_snapshot(&record(1, 5)).unwrap();
+                wal.append(&[], Some(&state(1, 8))).unwrap();
+            });
+            assert_eq!(own, (all(from, 9), Some((1, 9))), "from {from}");
+            // It was killed before the snapshot counted, and has gone on without it.
+            let killed = written(from, |wal| {
+                wal.append(&entries, Some(&state(1, 7))).unwrap();
+                wal.save_snapshot(&record(1, 12)).unwrap();
+            });
+            assert_eq!(killed, (all(from, 9), Some((1, 9))), "from {from}");
+            let grown = written(from, |wal| {
+                wal.append(&entries, Some(&state(1, 7))).unwrap();
+                wal.save_snapshot(&record(1, 12)).unwrap();
+                wal.append(&[], Some(&state(1, 8))).unwrap();
+                let more: Vec<raftpb::Entry> = (10..=14).map(|index| place(1, index)).collect();
+                wal.append(&more, Some(&state(1, 13))).unwrap();
+            });
+            assert_eq!(grown, (all(from, 14), Some((1, 14))), "from {from}");
+        }
+    }
+
+    /// Where the frames of a segment begin.
+    fn frames(bytes: &[u8]) -> Vec<usize> {
+        let (mut frames, mut at) = (Vec::new(), 0);
+        while let Some(length) = bytes.get(at..at + 8) {
+            let length = u64::from_le_bytes(length.try_into().unwrap()) & ((1 << 56) - 1);
+            if length == 0 {
+                break;
+            }
+            frames.push(at);
+            at += 8 + length.next_multiple_of(8) as usize;
+        }
+        frames
+    }
+
+    #[test]
+    fn a_segment_that_lost_its_end_does_not_hide_the_next_one() {
+        let (disk, dir) = (Faulty::new(0), Path::new("/wal"));
+        let options = Options { segment_bytes: 4096, sync: false };
+        let mut wal = Wal::create(Arc::new(disk.clone()), dir, Bytes::new(), options).unwrap();
+        for index in 1..=60 {
+            let data = Some(vec![b'x'; 200].into());
+            let entry = raftpb::Entry { data, ..place(2, index) };
+            wal.append(&[entry], Some(&state(2, index))).unwrap();
+        }
+        wal.close().unwrap();
+        let whole = survey(&disk, dir).unwrap();
+        let path = |at: usize| whole.segments[at].path.clone();
+        // A segment that is damaged in its beginning is that, and no other.
+        disk.corrupt(&path(2), 8 + 3, 1).unwrap();
+        let found = survey(&disk, dir).unwrap();
+        assert!(found.segments[1].damage.is_none() && found.segments[2].damage.is_some());
+        disk.corrupt(&path(2), 8 + 3, 1).unwrap();
+
+        // It was copied before its last entry and state were written.
+        let bytes = disk.read(&path(1)).unwrap();
+        let frames = frames(&bytes);
+        let cut = frames[frames.len() - 2];
+        let file = disk.open(&path(1), crate::disk::Open::Write).unwrap();
+        file.set_len(cut as u64).unwrap();
+        file.set_len(4096 * 2).unwrap();
+        drop(file);
+        let salvaged = salvage(&disk, dir, LogIndex(1)).unwrap();
+        let damage: Vec<String> = salvaged.survey.damage().map(Error::to_string).collect();
+        let told = format!("{}: damaged at byte {cut}: records are missing", path(1).display());
+        assert!(damage.len() == 1 && damage[0].starts_with(&told), "{damage:?}");
+        let lost = whole.segments[1].entries.unwrap().1;
+        let kept: Vec<u64> = salvaged.entries.iter().map(raftpb::Entry::index).collect();
+        assert_eq!(kept, (1..=60).filter(|index| *index != lost.0).collect::<Vec<_>>());
+        for (found, whole) in salvaged.survey.segments[2..].iter().zip(&whole.segments[2..]) {
+            assert_eq!((found.records, found.entries), (whole.records, whole.entries));
+        }
     }
 }

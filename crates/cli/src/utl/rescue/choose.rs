@@ -13,11 +13,15 @@
 //! 1. A database and a log are put together only where the log has the entry that the database
 //!    ends with, or is known to go on from it.
 //! 2. Two directories that tell different things of one committed entry are refused.
+//! 3. A log alone is taken only where everything is in it: not where it goes on from a restored
+//!    database.
+//! 4. An entry is certain only where a directory shows that the cluster had agreed on that one, not
+//!    on any of its index.
 
 use std::collections::BTreeSet;
 
 use base::{LogIndex, MemberId, Term};
-use proto::raftpb::Entry;
+use proto::raftpb::{Entry, EntryType};
 use storage::wal::Salvaged;
 use store::Member;
 
@@ -54,7 +58,7 @@ pub(super) fn choose(sources: &[Source]) -> Outcome<Option<Choice<'_>>> {
     }
     let mut choices: Vec<Choice<'_>> = Vec::new();
     for base in bases {
-        let at = base.map_or(START, |(_, base)| with_term(base.at, sources));
+        let at = base.map_or(START, |(own, base)| with_term(base.at, own, sources));
         if base.is_some() {
             choices.push(Choice { base, log: None, tail: &[], last: at });
         }
@@ -86,23 +90,30 @@ pub(super) fn choose(sources: &[Source]) -> Outcome<Option<Choice<'_>>> {
     Ok(best)
 }
 
-/// The place with its term, where only a log tells that.
-fn with_term(at: Position, sources: &[Source]) -> Position {
-    let term = sources.iter().filter_map(|source| known_term(source, at.index)).next();
-    if at.term == Term(0) { Position { term: term.unwrap_or_default(), ..at } } else { at }
+/// The place with its term, where only a log tells that: rather its own one, and one that is
+/// damaged last, since what was replaced may stand in that.
+fn with_term(at: Position, own: &Source, sources: &[Source]) -> Position {
+    if at.term != Term(0) {
+        return at;
+    }
+    let undamaged = sources.iter().filter(|source| source.is_undamaged());
+    let mut logs = std::iter::once(own).chain(undamaged).chain(sources);
+    let term = logs.find_map(|source| known_term(source, at.index));
+    Position { term: term.unwrap_or_default(), ..at }
 }
 
-/// The term of an entry in a log.
+/// The term of an entry in a log. A snapshot was made of what was committed; an entry may have been
+/// replaced by one that is lost.
 fn known_term(source: &Source, index: LogIndex) -> Option<Term> {
-    let recorded = || source.recorded().find(|found| found.index == index);
-    let entry = source.log.entry(index).map(|entry| Term(entry.term()));
-    entry.or_else(|| recorded().map(|found| found.term))
+    let recorded = source.recorded().find(|found| found.index == index);
+    let entry = || source.log.entry(index).map(|entry| Term(entry.term()));
+    recorded.map(|found| found.term).or_else(entry)
 }
 
 /// Whether the tail of a log is what follows a place.
 fn goes_on(log: &Source, at: Position, tail: &[Entry], own: bool) -> bool {
     match known_term(log, at.index) {
-        _ if at.index == START.index => true,
+        _ if at.index == START.index => has_all(log, tail),
         Some(term) => term == at.term || at.term == Term(0),
         // The log has forgotten the entry, which it may only when it was committed, or lost it.
         None => {
@@ -112,15 +123,26 @@ fn goes_on(log: &Source, at: Position, tail: &[Entry], own: bool) -> bool {
     }
 }
 
+/// Whether a log that begins with the first entry has everything from there on. That of a restored
+/// cluster has not: it begins with its members, and a snapshot at the last of these which stands for
+/// all the data of its database.
+fn has_all(log: &Source, entries: &[Entry]) -> bool {
+    let is_member = |entry: &&Entry| entry.r#type() == EntryType::EntryConfChange;
+    let members = entries.iter().take_while(is_member).count();
+    let mut recorded = log.log.survey.snapshots.iter().map(|found| found.index());
+    let restored = recorded.any(|index| (1..=members as u64).contains(&index));
+    // Where the log breaks off behind them the record may be what is lost.
+    !restored && (members < entries.len() || log.log_is_whole())
+}
+
 /// Refuses directories that tell different things of what the cluster had agreed on: they have gone
 /// ways of their own.
 fn check(sources: &[Source]) -> Outcome {
     // In a log that is damaged may stand what was replaced later.
     let logs: Vec<&Source> = sources.iter().filter(|source| source.is_undamaged()).collect();
-    let commit = |source: &Source| LogIndex(source.log.survey.hard_state.commit());
     for (number, one) in logs.iter().enumerate() {
         for other in &logs[number + 1..] {
-            let agreed = commit(one).min(commit(other));
+            let agreed = one.commit().min(other.commit());
             let both = one.log.entries.iter().take_while(|entry| entry.index() <= agreed.0);
             for entry in both {
                 let index = LogIndex(entry.index());
@@ -130,7 +152,7 @@ fn check(sources: &[Source]) -> Outcome {
             }
         }
         for source in sources {
-            for base in source.bases.iter().filter(|base| base.at.index <= commit(one)) {
+            for base in source.bases.iter().filter(|base| base.at.index <= one.commit()) {
                 let entry = one.log.entry(base.at.index);
                 if base.at.term != Term(0)
                     && entry.is_some_and(|entry| Term(entry.term()) != base.at.term)
@@ -157,13 +179,34 @@ pub(super) fn committed(sources: &[Source]) -> LogIndex {
     sources.iter().map(Source::committed).max().unwrap_or_default()
 }
 
-/// Who of the voters has left a log in which nothing is missing.
-pub(super) fn whole_voters(sources: &[Source], members: &[Member]) -> BTreeSet<MemberId> {
+/// The last entry of what is chosen of which the cluster had agreed on it and on all before it.
+pub(super) fn certain(choice: &Choice<'_>, sources: &[Source]) -> LogIndex {
+    let base = choice.base.map(|(_, base)| base.at.index);
+    let own = choice.log.map(Source::commit);
+    let is_shown = |entry: &&Entry| sources.iter().any(|source| shows(source, entry));
+    let shown = choice.tail.iter().rfind(is_shown).map(|entry| LogIndex(entry.index()));
+    base.into_iter().chain(own).chain(shown).max().unwrap_or_default()
+}
+
+/// Whether a directory has that very entry, and proves that the cluster had agreed on it.
+fn shows(source: &Source, entry: &Entry) -> bool {
+    let at = Position { term: Term(entry.term()), index: LogIndex(entry.index()) };
+    let has = || source.log.entry(at.index).is_some_and(|found| found.term() == at.term.0);
+    source.snapshot == at
+        || source.bases.iter().any(|base| base.at == at)
+        || source.recorded().any(|found| found == at)
+        || at.index <= source.commit() && source.is_undamaged() && has()
+}
+
+/// How many of the voters have left a log in which nothing is missing, and where that ends which
+/// reaches the farthest.
+pub(super) fn whole_voters(sources: &[Source], members: &[Member]) -> (usize, Position) {
+    let is_voter = |id| members.iter().any(|member| member.id == id && !member.is_learner);
     let whole = sources.iter().filter(|source| source.log_is_whole());
-    let ids: BTreeSet<MemberId> =
-        whole.filter_map(|source| source.identity).map(|id| id.0).collect();
-    let voters = members.iter().filter(|member| !member.is_learner);
-    voters.map(|member| member.id).filter(|id| ids.contains(id)).collect()
+    let whole = whole.filter_map(|source| Some((source.identity?.0, source.log_end())));
+    let (ids, ends): (BTreeSet<MemberId>, Vec<Position>) =
+        whole.filter(|(id, _)| is_voter(*id)).unzip();
+    (ids.len(), ends.into_iter().max().unwrap_or_default())
 }
 
 /// Refuses directories of different clusters.

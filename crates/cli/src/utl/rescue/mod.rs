@@ -31,7 +31,7 @@ use bytes::Bytes;
 use proto::etcdserverpb::AlarmMember;
 use storage::bolt::{self, Database};
 use storage::datadir::DataDir;
-use storage::disk::Real;
+use storage::disk::{Faulty, Real};
 use store::schema::{self, ConfStateRow};
 
 use super::fail;
@@ -168,19 +168,17 @@ pub(super) fn rescue(call: &Call) -> Outcome<(Report, Outcome)> {
     let cluster = new_cluster(call, &sources)?;
     let mut report = Report::about(&sources);
     let Some(choice) = choose(&sources)? else {
-        let reason = "nothing can be rescued: no database is whole, and no log begins with the \
-                      first entry";
+        let reason = "nothing can be rescued: no database is whole, and no log has everything \
+                      from the first entry on (that of a restored cluster has not)";
         return Ok((report, Err(fail(reason))));
     };
     let work = Work { choice: &choice, cluster: &cluster, bump };
     let mut chosen = Chosen::of(&choice, &sources);
     if dry {
-        if let Some(end) = work.rehearse(&sources)? {
-            tell_end(&mut chosen, &end, &sources);
-        }
+        tell_end(&mut chosen, &work.rehearse(&sources)?, &choice, &sources);
     } else {
         let (end, revision) = work.make(&root, &wal, &sources)?;
-        tell_end(&mut chosen, &end, &sources);
+        tell_end(&mut chosen, &end, &choice, &sources);
         let own = &cluster.members[0];
         report.made = Some(Made {
             path: root,
@@ -195,14 +193,15 @@ pub(super) fn rescue(call: &Call) -> Outcome<(Report, Outcome)> {
     Ok((report, Ok(())))
 }
 
-fn tell_end(chosen: &mut Chosen, end: &End, sources: &[Source]) {
-    let whole = choose::whole_voters(sources, &end.members).len();
+fn tell_end(chosen: &mut Chosen, end: &End, choice: &Choice<'_>, sources: &[Source]) {
+    let (whole, farthest) = choose::whole_voters(sources, &end.members);
     let voters = end.members.iter().filter(|member| !member.is_learner).count();
-    chosen.revision = Some(end.revision);
-    chosen.certain_revision = Some(end.certain);
+    (chosen.revision, chosen.certain_revision) = (end.revision, end.certain);
     (chosen.voters, chosen.whole_voters) = (voters, whole);
-    // Whatever was acknowledged stood in the logs of a majority.
-    chosen.may_lack_acknowledged = whole <= voters / 2 || chosen.lost_entries.is_some();
+    // Whatever was acknowledged stood in the logs of a majority, and stands in what is not behind
+    // any of these.
+    chosen.may_lack_acknowledged =
+        whole <= voters / 2 || chosen.lost_entries.is_some() || choice.last < farthest;
     let alarm = |alarm: &AlarmMember| {
         format!("{} of member {:x}", alarm.alarm().as_str_name(), alarm.member_id)
     };
@@ -313,15 +312,21 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Applies the entries in memory. Where there is no database to begin with, only making one
-    /// would tell.
-    fn rehearse(&self, sources: &[Source]) -> Outcome<Option<End>> {
-        let Some((_, base)) = self.choice.base else { return Ok(None) };
+    /// Applies the entries in memory.
+    fn rehearse(&self, sources: &[Source]) -> Outcome<End> {
         if self.choice.tail.is_empty() {
-            return Ok(Some(self.as_it_is()));
+            return Ok(self.as_it_is());
         }
-        let end = apply(base.view.clone(), None, self.choice.tail, choose::committed(sources));
-        end.map(Some).map_err(|failure| self.of_log(&failure))
+        let view = match self.choice.base {
+            Some((_, base)) => base.view.clone(),
+            None => {
+                // Of the disks there are, this one is in memory.
+                let (disk, path) = (Faulty::new(0), Path::new("/db"));
+                Database::open(&disk, path, bolt::Options::default()).map_err(damage)?.view()
+            }
+        };
+        let end = apply(view, None, self.choice.tail, choose::certain(self.choice, sources));
+        end.map_err(|failure| self.of_log(&failure))
     }
 
     /// The failure, told of the log whose entries are applied.
@@ -354,7 +359,7 @@ impl Work<'_> {
             [] => self.as_it_is(),
             tail => {
                 let view = database.view();
-                apply(view, Some(&mut database), tail, choose::committed(sources))
+                apply(view, Some(&mut database), tail, choose::certain(self.choice, sources))
                     .map_err(|failure| self.of_log(&failure))?
             }
         };

@@ -60,12 +60,11 @@ pub(super) struct Chosen {
     pub(super) log: Option<PathBuf>,
     pub(super) entry: u64,
     pub(super) term: u64,
-    /// Nothing where only the making would tell.
-    pub(super) revision: Option<i64>,
+    pub(super) revision: i64,
     /// The last entry of which any directory proves that the cluster had agreed on it.
     pub(super) committed: u64,
     /// Up to here the cluster had agreed on everything.
-    pub(super) certain_revision: Option<i64>,
+    pub(super) certain_revision: i64,
     /// The first entry and the last that were agreed on and are in none of the directories.
     pub(super) lost_entries: Option<(u64, u64)>,
     /// How many members had a vote.
@@ -183,6 +182,7 @@ impl Chosen {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let Self { entry, term, voters, whole_voters, .. } = self;
+        let Self { revision, certain_revision: certain, .. } = self;
         match (shown(&self.database), shown(&self.log)) {
             (Some(database), Some(log)) => {
                 write!(out, "chosen: {database} and what follows in {log}")?
@@ -191,16 +191,14 @@ impl Chosen {
             (None, log) => write!(out, "chosen: all of {}", log.unwrap_or_default())?,
         }
         writeln!(out, ", up to entry {entry} of term {term}")?;
-        if let (Some(certain), Some(revision)) = (self.certain_revision, self.revision) {
-            writeln!(out, "certain: revisions up to {certain}")?;
-            if certain < revision {
-                writeln!(
-                    out,
-                    "not certain: revisions {} to {revision}: nothing here tells that the cluster \
-                     had agreed on them, so they may never have been acknowledged",
-                    certain + 1
-                )?;
-            }
+        writeln!(out, "certain: revisions up to {certain}")?;
+        if certain < revision {
+            writeln!(
+                out,
+                "not certain: revisions {} to {revision}: nothing here tells that the cluster had \
+                 agreed on them, so they may never have been acknowledged",
+                certain + 1
+            )?;
         }
         if let Some((first, last)) = self.lost_entries {
             writeln!(
@@ -210,8 +208,7 @@ impl Chosen {
         }
         let of = format!("{whole_voters} of {voters} voting members have left a whole log");
         if self.may_lack_acknowledged {
-            let after = self.revision.map_or(String::new(), |at| format!(" after revision {at}"));
-            writeln!(out, "may be lost: what others acknowledged{after}: {of}")?;
+            writeln!(out, "may be lost: what others acknowledged after revision {revision}: {of}")?;
         } else {
             writeln!(out, "nothing that was acknowledged is lost: {of}")?;
         }

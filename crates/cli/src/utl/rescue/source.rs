@@ -54,7 +54,7 @@ pub(super) struct Source {
     /// Whole databases: its own, and those received in its place.
     pub(super) bases: Vec<Base>,
     /// The newest snapshot file that is whole.
-    pub(super) snapshot: LogIndex,
+    pub(super) snapshot: Position,
     /// What is wrong, each in one line.
     pub(super) damage: Vec<String>,
     _locks: Option<ReadLocks>,
@@ -68,7 +68,7 @@ impl Source {
             identity: None,
             log: Salvaged::default(),
             bases: Vec::new(),
-            snapshot: LogIndex(0),
+            snapshot: Position::default(),
             damage: Vec::new(),
             _locks: None,
         };
@@ -127,8 +127,10 @@ impl Source {
                 for (path, read) in files {
                     match read {
                         Ok(found) => {
-                            let index = found.metadata.map_or(0, |metadata| metadata.index());
-                            self.snapshot = self.snapshot.max(LogIndex(index));
+                            let metadata = found.metadata.unwrap_or_default();
+                            let (term, index) = (metadata.term(), metadata.index());
+                            let at = Position { term: Term(term), index: LogIndex(index) };
+                            self.snapshot = self.snapshot.max(at);
                         }
                         Err(why) => self.damage.push(format!("{}: {why}", path.display())),
                     }
@@ -165,7 +167,7 @@ impl Source {
             }
             None => {}
         }
-        let (end, known) = (self.log_end(), self.committed());
+        let (end, known) = (self.log_end().index, self.committed());
         if !survey.segments.is_empty() && end < known {
             let line = format!("{wal}: it ends at entry {end}, but entry {known} was committed");
             self.damage.push(line);
@@ -173,24 +175,28 @@ impl Source {
     }
 
     /// The last entry of the log, or the snapshot that it goes on from.
-    fn log_end(&self) -> LogIndex {
-        let recorded = self.recorded().map(|snapshot| snapshot.index);
-        self.log.last.map(|(index, _)| index).into_iter().chain(recorded).max().unwrap_or_default()
+    pub(super) fn log_end(&self) -> Position {
+        let last = self.log.last.map(|(index, term)| Position { term, index });
+        last.into_iter().chain(self.recorded()).max().unwrap_or_default()
     }
 
     /// The snapshots that the log tells of, and that were committed.
     pub(super) fn recorded(&self) -> impl Iterator<Item = Position> {
-        let survey = &self.log.survey;
-        let commit = survey.hard_state.commit();
-        let recorded = survey.snapshots.iter().filter(move |found| found.index() <= commit);
+        let commit = self.commit().get();
+        let recorded =
+            self.log.survey.snapshots.iter().filter(move |found| found.index() <= commit);
         recorded.map(|found| Position { term: Term(found.term()), index: LogIndex(found.index()) })
+    }
+
+    /// The last entry of which the log says that the cluster had agreed on it.
+    pub(super) fn commit(&self) -> LogIndex {
+        LogIndex(self.log.survey.hard_state.commit())
     }
 
     /// The last entry of which this directory proves that the cluster had agreed on it.
     pub(super) fn committed(&self) -> LogIndex {
-        let log = LogIndex(self.log.survey.hard_state.commit());
         let bases = self.bases.iter().map(|base| base.at.index);
-        bases.chain([log, self.snapshot]).max().unwrap_or_default()
+        bases.chain([self.commit(), self.snapshot.index]).max().unwrap_or_default()
     }
 
     /// Whether no segment of the log is damaged or missing. An end that is torn may still hide
@@ -206,7 +212,7 @@ impl Source {
         self.identity.is_some()
             && self.is_undamaged()
             && survey.segments.iter().all(|segment| segment.torn.is_none())
-            && self.log_end() >= self.committed()
+            && self.log_end().index >= self.committed()
     }
 }
 

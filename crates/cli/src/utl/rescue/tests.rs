@@ -3,6 +3,8 @@
 //! The cluster of these tests has members 1, 2 and 3. A directory has a log from some entry on and
 //! a database up to another; the same entries are the same everywhere.
 
+mod evidence;
+
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
@@ -145,7 +147,7 @@ impl Left {
         if self.snapshot > 0 {
             let record = walpb::Snapshot {
                 index: Some(self.snapshot),
-                term: Some(term(self.snapshot)),
+                term: self.entry(self.snapshot).term,
                 conf_state: Some(ConfState { voters: vec![1, 2, 3], ..ConfState::default() }),
             };
             wal.save_snapshot(&record).unwrap();
