@@ -290,7 +290,7 @@ mod tests {
         let refused = take_turn().unwrap_err();
         assert_eq!(refused, "Could not enable heap profiling: heap profiling already in use");
         drop(first);
-        take_turn().unwrap();
+        drop(take_turn().unwrap());
     }
 
     #[test]
