@@ -223,6 +223,8 @@ mod tests {
         reclaim.committed(Txid(12), vec![], [(PageId(5), 1), (PageId(6), 1)].into_iter());
         // View 10 holds 5, and not 6; view 12 holds neither.
         assert_eq!(free(&mut reclaim, &[10, 12]), [6]);
+        assert_eq!(reclaim.kept(), BTreeMap::from([(Txid(10), 1)]));
         assert_eq!(free(&mut reclaim, &[12, 13]), [5]);
+        assert_eq!(reclaim.kept(), BTreeMap::new());
     }
 }
