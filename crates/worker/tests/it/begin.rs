@@ -162,17 +162,14 @@ fn a_log_without_entries_is_completed_by_those_who_know_the_members_alone() {
 #[test]
 fn a_log_without_entries_is_completed_beside_a_database_without_any() {
     let database = directory().database();
-    let empty = |disk: &Arc<dyn Disk>| drop(disk.open(&database, Open::Create).unwrap());
-    let new = |disk: &Arc<dyn Disk>| {
-        drop(Database::open(&**disk, &database, files().database).unwrap());
-    };
-    let cases: [&dyn Fn(&Arc<dyn Disk>); 2] = [&empty, &new];
-    for make_database in cases {
-        let (all, identity) = (founders(), identity_of_b());
+    for is_empty_file in [true, false] {
         let disk: Arc<dyn Disk> = Arc::new(Faulty::new(1));
-        bootstrap::join(&disk, &directory(), identity, &files()).unwrap();
-        make_database(&disk);
-        bootstrap::create(&disk, &directory(), "b", &all, "t", &files()).unwrap();
+        bootstrap::join(&disk, &directory(), identity_of_b(), &files()).unwrap();
+        match is_empty_file {
+            true => drop(disk.open(&database, Open::Create).unwrap()),
+            false => drop(Database::open(&*disk, &database, files().database).unwrap()),
+        }
+        bootstrap::create(&disk, &directory(), "b", &founders(), "t", &files()).unwrap();
         let restored = open(&disk).unwrap().restored;
         assert_eq!((changes(&restored.entries).len(), restored.hard_state.commit()), (3, 3));
     }
