@@ -33,8 +33,8 @@ pub const TXN_DEPTH_MAX: usize = 512;
 /// (`--snapshot-catchup-entries`).
 pub const CATCHUP_ENTRIES: u64 = 5_000;
 
-/// Bytes of pages that may be kept for snapshots of earlier states alone, while a client takes its
-/// time: beyond them the oldest of these snapshots is ended.
+/// Bytes of pages that may be kept for a snapshot, and for no earlier state, while it is sent to a
+/// client: beyond them it is ended.
 pub const SNAPSHOT_PINNED_BYTES_MAX: u64 = 1 << 30;
 
 /// Bytes a second of a snapshot to a client while others write. Encryption and the client itself

@@ -15,7 +15,7 @@ use storage::datadir::DataDir;
 use storage::disk::Disk;
 use storage::{bolt, wal};
 use tokio::runtime::Handle;
-use worker::bootstrap::FileOptions;
+use worker::bootstrap::{self, FileOptions};
 
 use crate::api::VERSION;
 use crate::begin::Begun;
@@ -91,6 +91,24 @@ pub(crate) fn is_initialized(disk: &dyn Disk, directory: &DataDir) -> Result<boo
         .map_err(|error| format!("{}: cannot look for a log: {error}", directory.wal().display()))
 }
 
+/// Refuses a directory without a log that no member may be made in, before others hear of this one.
+pub(crate) fn check_new(
+    disk: &dyn Disk,
+    directory: &DataDir,
+    config: &Config,
+) -> Result<(), String> {
+    bootstrap::check_new(disk, directory, &files(config)).map_err(|error| error.to_string())
+}
+
+/// How files are written.
+fn files(config: &Config) -> FileOptions {
+    let sync = !config.unsafe_no_fsync;
+    FileOptions {
+        wal: wal::Options { segment_bytes: SEGMENT_BYTES, sync },
+        database: bolt::Options { page_size: PAGE_SIZE, cache_bytes: CACHE_BYTES, sync },
+    }
+}
+
 /// One lane a core.
 pub(crate) fn lanes() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -106,7 +124,6 @@ pub(crate) fn member(
     let texts = |urls: &[Url]| urls.iter().map(Url::to_string).collect::<Vec<_>>();
     let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let or = |given: u64, default: u64| if given == 0 { default } else { given };
-    let sync = !config.unsafe_no_fsync;
     MemberConfig {
         dir,
         name: config.name.clone(),
@@ -114,10 +131,7 @@ pub(crate) fn member(
         beginning: begun.beginning,
         force_new_cluster: config.force_new_cluster,
         network: Some(Network { known: begun.known, ..network }),
-        files: FileOptions {
-            wal: wal::Options { segment_bytes: SEGMENT_BYTES, sync },
-            database: bolt::Options { page_size: PAGE_SIZE, cache_bytes: CACHE_BYTES, sync },
-        },
+        files: files(config),
         heartbeat: Duration::from_millis(config.heartbeat_interval_ms),
         election_ticks: u32::try_from(config.election_ticks()).unwrap_or(u32::MAX),
         pre_vote: config.pre_vote,

@@ -187,6 +187,9 @@ impl Ground {
         let tls = Tls::prepare(config, gate.places())?;
         let Bound { peers, clients } = bind(config, &tls)?;
         let is_initialized = plan::is_initialized(&Real, &directory)?;
+        if !is_initialized {
+            plan::check_new(&Real, &directory, config)?;
+        }
         discovery::prepare(config, is_initialized, directory.wal()).await?;
         plan::log_start(config, &directory, is_initialized);
         let (failed, failures) = mpsc::channel(1);

@@ -101,11 +101,13 @@ impl DataDir {
         }
     }
 
-    /// Removes what an interrupted creation, defragmentation or transfer left, and returns it.
+    /// Removes what an interrupted creation, defragmentation or transfer left, and returns it. What
+    /// has the name of an unfinished log and holds something else stays.
     pub fn remove_leftovers(&self, disk: &dyn Disk) -> io::Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         let unfinished = wal::temporary_dir(&self.wal);
-        if disk.exists(&unfinished)? {
+        // Beside a log elsewhere the name may be another's.
+        if disk.exists(&unfinished)? && wal::stranger(disk, &unfinished)?.is_none() {
             disk.remove_dir_all(&unfinished)?;
             removed.push(unfinished);
         }
@@ -210,5 +212,22 @@ mod tests {
         let expected = ["/a/member/wal.tmp", "/a/member/snap/db.tmp.123", "/a/member/snap/tmp9"];
         assert_eq!(removed, expected.map(PathBuf::from));
         assert_eq!(disk.list(&dir.snap()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_named_like_an_unfinished_log_and_is_none_stays() {
+        let disk = Faulty::new(0);
+        let dir = DataDir::new("/a").with_wal("/x/log");
+        dir.create(&disk).unwrap();
+        let other = Path::new("/x/log.tmp");
+        disk.create_dir_all(other).unwrap();
+        let files = ["0000000000000000-0000000000000000.wal", "0.tmp", "precious"];
+        for name in files {
+            disk.open(&other.join(name), Open::Create).unwrap();
+        }
+        assert!(dir.remove_leftovers(&disk).unwrap().is_empty());
+        assert_eq!(disk.list(other).unwrap().len(), files.len());
+        disk.remove(&other.join("precious")).unwrap();
+        assert_eq!(dir.remove_leftovers(&disk).unwrap(), [other.to_owned()]);
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!  create: metadata, one conf change a member ─► wal      (which makes the member an existing one)
 //!  join:   metadata alone ─► wal                          (the cluster's leader sends the rest)
-//!  open:   wal snapshots ─► database (or a received one in its place) ─► wal ─► store
+//!  open:   wal snapshots ─► all is read and judged ─► wal, durable ─► database (or a received one
+//!          in its place) ─► store
 //!  alone:  uncommitted entries dropped, the other members removed ─► wal
 //! ```
 //!
@@ -12,6 +13,8 @@
 //! 2. The database is never behind the snapshot at which the log is opened.
 //! 3. What cannot be opened is left as it was: everything is read and judged before the first
 //!    change.
+//! 4. A database gets its place only when the log that goes with it is durable: what was read of
+//!    it may be in the page cache only.
 //!
 //! *Absent.* Asking the members of a running cluster who this one is (crate `server`); threads.
 //!
@@ -39,7 +42,8 @@ pub use store::identity::{cluster_id, member_id};
 use store::{Member, Store, StoreOptions};
 use thiserror::Error;
 
-use crate::found::{Found, check_new, judge_log};
+pub use crate::found::check_new;
+use crate::found::{Found, judge_log, last_entry};
 
 /// Why a member cannot start. One line.
 #[derive(Debug, Error)]
@@ -212,7 +216,7 @@ pub fn create(
     options: &FileOptions,
 ) -> Result<(), StartError> {
     let half_made = match dir.is_initialized(&**disk).map_err(directory(dir.wal(), "read"))? {
-        true => match read_half_made(disk, dir)? {
+        true => match read_half_made(disk, dir, options)? {
             None => return Ok(()),
             half_made => half_made,
         },
@@ -221,10 +225,44 @@ pub fn create(
             None
         }
     };
-    if half_made.is_some() && members.is_empty() {
-        // Who asked a service for the members the first time does not know them any more.
-        return Err(StartError::HalfMade);
+    let founding = first_members(name, members, token);
+    if let Some(HalfMade { log, is_opened }) = &half_made {
+        let is_ours =
+            founding.as_ref().is_ok_and(|(_, identity)| identity.metadata() == *log.metadata());
+        if *is_opened && !is_ours {
+            // It was added to a cluster, and waits for the leader.
+            return Ok(());
+        }
+        if members.is_empty() {
+            // Who asked a service for the members the first time does not know them any more.
+            return Err(StartError::HalfMade);
+        }
     }
+    let (all, identity) = founding?;
+    let metadata = identity.metadata();
+    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
+    let mut wal = match half_made {
+        // The operator may have named the members differently this time.
+        Some(HalfMade { log, .. }) if *log.metadata() == metadata => log.open(options.wal)?.wal,
+        Some(_) => return Err(StartError::HalfMade),
+        None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
+    };
+    // All of them are committed: the cluster agreed before it met.
+    let entries = first_entries(&all);
+    let commit = Some(entries.len() as u64);
+    let state = HardState { term: Some(FIRST_TERM.0), vote: Some(0), commit };
+    wal.append(&entries, Some(&state))?;
+    wal.sync()?;
+    wal.close()?;
+    Ok(())
+}
+
+/// The members of a new cluster, by their ids, and which of them is this one.
+fn first_members(
+    name: &str,
+    members: &[InitialMember],
+    token: &str,
+) -> Result<(Vec<Member>, Identity), StartError> {
     let mut all: Vec<Member> = members
         .iter()
         .map(|member| Member {
@@ -241,22 +279,8 @@ pub fn create(
     let own = all.iter().find(|member| member.name == name);
     let own = own.ok_or_else(|| StartError::NotAMember(name.to_owned()))?;
     let ids: Vec<MemberId> = all.iter().map(|member| member.id).collect();
-    let metadata = Identity { member: own.id, cluster: cluster_id(&ids) }.metadata();
-    dir.create(&**disk).map_err(directory(dir.root(), "create the data directory"))?;
-    let mut wal = match half_made {
-        // The operator may have named the members differently this time.
-        Some(log) if *log.metadata() == metadata => log.open(options.wal)?.wal,
-        Some(_) => return Err(StartError::HalfMade),
-        None => Wal::create(Arc::clone(disk), dir.wal(), metadata, options.wal)?,
-    };
-    // All of them are committed: the cluster agreed before it met.
-    let entries = first_entries(&all);
-    let commit = Some(entries.len() as u64);
-    let state = HardState { term: Some(FIRST_TERM.0), vote: Some(0), commit };
-    wal.append(&entries, Some(&state))?;
-    wal.sync()?;
-    wal.close()?;
-    Ok(())
+    let identity = Identity { member: own.id, cluster: cluster_id(&ids) };
+    Ok((all, identity))
 }
 
 /// Makes the directory of a member that was added to a cluster which runs: its log says who it is,
@@ -277,11 +301,23 @@ pub fn join(
     Ok(())
 }
 
-/// The log of a directory whose making was interrupted before its first entries were durable:
-/// nobody has opened it, or there would be a database.
-fn read_half_made(disk: &Arc<dyn Disk>, dir: &DataDir) -> Result<Option<Locked>, StartError> {
-    let database = dir.database();
-    if disk.exists(&database).map_err(directory(&database, "read"))? {
+/// A directory whose making was interrupted before its first entries were durable, or that of a
+/// member which waits for the leader of the cluster that it was added to.
+struct HalfMade {
+    log: Locked,
+    /// Whether there is a database: then the member has been started, or etcd, which makes that
+    /// before the log, was interrupted.
+    is_opened: bool,
+}
+
+/// Reads it, where no entry is in the database (see [`check_new`]) and none committed in the log.
+fn read_half_made(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+) -> Result<Option<HalfMade>, StartError> {
+    let entry = last_entry(&**disk, dir, options)?;
+    if entry.is_some_and(|entry| entry > LogIndex(0)) {
         return Ok(None);
     }
     let start = walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None };
@@ -290,7 +326,8 @@ fn read_half_made(disk: &Arc<dyn Disk>, dir: &DataDir) -> Result<Option<Locked>,
     }
     let log = Locked::read(Arc::clone(disk), dir.wal(), &start)?;
     // Entries may be there without the state after them that commits them.
-    Ok((log.hard_state().commit() == 0).then_some(log))
+    let is_opened = entry.is_some();
+    Ok((log.hard_state().commit() == 0).then_some(HalfMade { log, is_opened }))
 }
 
 /// Opens the directory of a member.
@@ -301,20 +338,57 @@ pub fn open(
     store: impl FnOnce(Identity) -> StoreOptions,
     now: Moment,
 ) -> Result<Opened, StartError> {
+    open_as(disk, dir, options, store, now, Role::Member)
+}
+
+/// The same for one that is to leave the others behind: what [`Opened::leave_others`] would refuse
+/// is refused before the first change.
+pub fn open_to_leave(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+    store: impl FnOnce(Identity) -> StoreOptions,
+    now: Moment,
+) -> Result<Opened, StartError> {
+    open_as(disk, dir, options, store, now, Role::Leaver)
+}
+
+/// What a member is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Member,
+    Leaver,
+}
+
+fn open_as(
+    disk: &Arc<dyn Disk>,
+    dir: &DataDir,
+    options: &FileOptions,
+    store: impl FnOnce(Identity) -> StoreOptions,
+    now: Moment,
+    role: Role,
+) -> Result<Opened, StartError> {
     let at = wal::snapshots(&**disk, dir.wal())?.pop().unwrap_or_default();
     let found = Found::look(disk, dir, options, LogIndex(at.index()))?;
     let log = Locked::read(Arc::clone(disk), dir.wal(), &at)?;
     let identity = judge_log(dir, &log, &at, found.index())?;
     let store = store(identity);
-    if let Found::Received { view, .. } = &found {
-        Store::open(view.clone(), store.clone(), now)?;
+    let judged = found.view().map(|view| Store::open(view, store.clone(), now)).transpose()?;
+    if role == Role::Leaver {
+        let commit = log.hard_state().commit();
+        let entries = log.entries().iter().take_while(|entry| entry.index() <= commit);
+        members_to_leave(identity.member, judged.as_ref(), entries)?;
     }
-    // What refuses a whole database is behind us; what follows changes the directory, but for
-    // reading one that is in its place.
+    // What refuses the directory is behind us; what follows changes it.
     let recovered = found.replaces();
-    let mut database = found.take(disk, dir, options)?;
-    let mut store = Store::open(database.view(), store, now)?;
+    // One that was received is read again under its own name.
+    let judged = judged.filter(|_| recovered.is_none());
     let wal::Opened { wal, hard_state, entries, repaired, .. } = log.open(options.wal)?;
+    let mut database = found.take(disk, dir, options)?;
+    let mut store = match judged {
+        Some(store) => store,
+        None => Store::open(database.view(), store, now)?,
+    };
     dir.remove_leftovers(&**disk).map_err(directory(dir.snap(), "remove leftovers"))?;
     // etcd's tools take a database without its buckets for a broken one.
     if database.view().buckets()?.is_empty()
@@ -382,18 +456,14 @@ impl Opened {
     /// (`--force-new-cluster`): drops the entries that are not committed, and commits the removal
     /// of every other member.
     pub fn leave_others(&mut self) -> Result<Forced, StartError> {
-        let (member, shared) = (self.identity.member, self.store.handle());
-        if shared.removed_members().contains(&member) {
-            return Err(StartError::Removed(member));
-        }
+        let member = self.identity.member;
         let restored = &mut self.restored;
         // At least what the database has: see `restore`.
         let commit = restored.hard_state.commit();
         let kept = restored.entries.iter().take_while(|entry| entry.index() <= commit).count();
+        let others = members_to_leave(member, Some(&self.store), &restored.entries[..kept])?;
         let discarded = restored.entries.len() - kept;
         restored.entries.truncate(kept);
-        let known = shared.members().into_iter().map(|member| member.id).collect();
-        let others = members_after(known, self.store.applied().0, &restored.entries)?;
         let term = restored.hard_state.term();
         let entries = lone_entries(member, &others, term, commit);
         let last = commit + entries.len() as u64;
@@ -407,13 +477,23 @@ impl Opened {
     }
 }
 
-/// Who belongs to the cluster when these entries are applied; those up to `applied` are.
-fn members_after(
-    mut members: BTreeSet<MemberId>,
-    applied: LogIndex,
-    entries: &[Entry],
+/// Who belongs to the cluster of `own`, which is to leave it, when these entries are applied. There
+/// is no state before the first entry is.
+fn members_to_leave<'a>(
+    own: MemberId,
+    state: Option<&Store>,
+    entries: impl IntoIterator<Item = &'a Entry>,
 ) -> Result<BTreeSet<MemberId>, StartError> {
-    let changes = entries.iter().filter(|entry| {
+    let (mut members, mut applied) = (BTreeSet::new(), LogIndex(0));
+    if let Some(store) = state {
+        let shared = store.handle();
+        if shared.removed_members().contains(&own) {
+            return Err(StartError::Removed(own));
+        }
+        members.extend(shared.members().into_iter().map(|member| member.id));
+        applied = store.applied().0;
+    }
+    let changes = entries.into_iter().filter(|entry| {
         entry.index() > applied.get() && entry.r#type() == EntryType::EntryConfChange
     });
     for entry in changes {

@@ -73,6 +73,15 @@ impl Found {
         }
     }
 
+    /// What is in it, to be judged.
+    pub(crate) fn view(&self) -> Option<bolt::View> {
+        match self {
+            Self::There(database, _) => Some(database.view()),
+            Self::Received { view, .. } => Some(view.clone()),
+            Self::Missing => None,
+        }
+    }
+
     /// The last entry of the one that loses its place.
     pub(crate) const fn replaces(&self) -> Option<LogIndex> {
         match self {
@@ -81,7 +90,7 @@ impl Found {
         }
     }
 
-    /// Opens it in its place.
+    /// Opens it in its place, when the log that it goes with is durable and no view of it is left.
     pub(crate) fn take(
         self,
         disk: &Arc<dyn Disk>,
@@ -133,22 +142,37 @@ pub(crate) fn judge_log(
     Ok(Identity { member: MemberId(metadata.node_id()), cluster: ClusterId(metadata.cluster_id()) })
 }
 
+/// The last entry that the database has, if there is one with something in it. Not all of it is
+/// read.
+pub(crate) fn last_entry(
+    disk: &dyn Disk,
+    dir: &DataDir,
+    options: &FileOptions,
+) -> Result<Option<LogIndex>, StartError> {
+    let database = dir.database();
+    if !has_bytes(disk, &database)? {
+        return Ok(None);
+    }
+    let view = bolt::View::glance(disk, &database, options.database.cache_bytes)?;
+    Ok(Some(Store::consistent_index(&view)?))
+}
+
 /// Refuses to make a member where the data of one is, whose log was lost or is elsewhere: the new
 /// log would begin at the first entry, and give other entries the numbers of those in the database.
 /// (etcd does, and serves the old data as the new cluster's.) etcd makes the database before the
 /// log, so one that no entry has changed is none.
-pub(crate) fn check_new(
-    disk: &dyn Disk,
-    dir: &DataDir,
-    options: &FileOptions,
-) -> Result<(), StartError> {
+pub fn check_new(disk: &dyn Disk, dir: &DataDir, options: &FileOptions) -> Result<(), StartError> {
     wal::check_own(disk, dir.wal())?;
+    wal::check_own(disk, &wal::temporary_dir(dir.wal()))?;
     let missing = |found| StartError::LogMissing { dir: dir.wal().into(), found };
     let database = dir.database();
-    if has_bytes(disk, &database)? {
-        let view = bolt::View::open(disk, &database, options.database.cache_bytes)?;
-        let index = Store::consistent_index(&view)?;
-        if index > LogIndex(0) {
+    match last_entry(disk, dir, options)? {
+        None => {}
+        // It is opened as soon as the log is made, so it must be whole.
+        Some(LogIndex(0)) => {
+            bolt::View::open(disk, &database, options.database.cache_bytes)?;
+        }
+        Some(index) => {
             return Err(missing(format!("{} with entry {index}", database.display())));
         }
     }

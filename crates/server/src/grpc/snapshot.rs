@@ -6,9 +6,9 @@
 //!
 //! *Invariants.*
 //! 1. One piece of the image is in memory, beside what waits for the connection.
-//! 2. A snapshot pins the pages of its state. It is ended when its receiver does not take a piece
-//!    within [`Bounds::stall`], and when the pages that only snapshots keep are more than
-//!    [`Bounds::pinned_bytes`]: the oldest goes first.
+//! 2. A snapshot pins the pages of its state until the last of them is read. It is ended when its
+//!    receiver does not take a piece within [`Bounds::stall`], and when the pages that are kept for
+//!    it, and for no earlier state, are more than [`Bounds::pinned_bytes`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ struct Bounds {
     look: Duration,
     /// How many bytes of them there may be.
     pinned_bytes: u64,
-    /// The pace while others write.
+    /// The pace while others write, until half of that is kept: then time counts more.
     bytes_per_second: u64,
 }
 
@@ -79,8 +79,8 @@ pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Stat
     drop(view);
     let total = image.len();
     log::info("sending database snapshot to client").field("total-bytes", &total).emit();
-    copy(&image, &version, &BOUNDS, stream).await?;
-    watched(&image, &BOUNDS, stream.flush()).await?;
+    copy(image, &version, &BOUNDS, stream).await?;
+    watched(None, &BOUNDS, stream.flush()).await?;
     api.metrics.snapshot_seconds.observe(began.elapsed());
     log::info("successfully sent database snapshot to client")
         .field("total-bytes", &total)
@@ -89,9 +89,9 @@ pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Stat
     Ok(())
 }
 
-/// Sends an image and its digest.
+/// Sends an image, which is let go then, and its digest.
 async fn copy(
-    image: &Arc<Image>,
+    image: Arc<Image>,
     version: &str,
     bounds: &Bounds,
     outlet: &mut impl Outlet,
@@ -101,7 +101,7 @@ async fn copy(
     let mut writes = outlet.writes();
     while sent < total {
         let began = Instant::now();
-        let (reading, named) = (Arc::clone(image), version.to_owned());
+        let (reading, named) = (Arc::clone(&image), version.to_owned());
         let piece = super::blocking(move || Piece::read(&reading, sent, named, digest)).await??;
         sent += piece.len;
         digest = piece.digest;
@@ -111,17 +111,19 @@ async fn copy(
             }
             Ok(())
         };
-        watched(image, bounds, pushing).await?;
+        watched(Some(&image), bounds, pushing).await?;
         // In quiet, as fast as it goes.
-        if std::mem::replace(&mut writes, outlet.writes()) != writes {
+        let is_quiet = std::mem::replace(&mut writes, outlet.writes()) == writes;
+        if !is_quiet && image.pinned_bytes() <= bounds.pinned_bytes / 2 {
             let due = piece.len as f64 / bounds.bytes_per_second as f64;
             tokio::time::sleep(Duration::from_secs_f64(due).saturating_sub(began.elapsed())).await;
         }
     }
+    drop(image);
     let blob = Bytes::copy_from_slice(&digest.finalize());
     let version = version.to_owned();
     let last = SnapshotResponse { blob, version, ..SnapshotResponse::default() };
-    watched(image, bounds, outlet.push(wire::frame(&last))).await
+    watched(None, bounds, outlet.push(wire::frame(&last))).await
 }
 
 /// A piece of an image, framed.
@@ -158,18 +160,18 @@ impl Piece {
     }
 }
 
-/// Waits for the receiver, and looks meanwhile at what that costs.
+/// Waits for the receiver, and looks meanwhile at what an image costs that is not all read.
 async fn watched(
-    image: &Image,
+    image: Option<&Image>,
     bounds: &Bounds,
     sending: impl Future<Output = Result<(), Status>>,
 ) -> Result<(), Status> {
     let costly = || {
-        let (pinned, most) = (image.pinned_bytes(), bounds.pinned_bytes);
+        let most = bounds.pinned_bytes;
         let text = format!(
-            "snapshot aborted: its receiver is too slow: {pinned} bytes of the database are kept \
-             for it alone, of at most {most}"
+            "snapshot aborted: more than {most} bytes of the database changed while it was sent"
         );
+        let pinned = image.map_or(0, Image::pinned_bytes);
         (pinned > most).then(|| Status::new(Code::ResourceExhausted, text))
     };
     let mut sending = std::pin::pin!(sending);
@@ -250,7 +252,7 @@ mod tests {
         let database = database();
         let image = Arc::new(database.view().image());
         let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
-        copy(&image, "3.7.0", &bounds(), &mut receiver).await.unwrap();
+        copy(Arc::clone(&image), "3.7.0", &bounds(), &mut receiver).await.unwrap();
         let mut all = Vec::new();
         let messages = receiver.taken.len();
         for (at, framed) in receiver.taken.iter().enumerate() {
@@ -276,7 +278,7 @@ mod tests {
         let live = view.in_use_bytes();
         drop(view);
         let mut receiver = Receiver { takes: 40, taken: Vec::new() };
-        let ended = copy(&image, "", &bounds(), &mut receiver).await.unwrap_err();
+        let ended = copy(Arc::clone(&image), "", &bounds(), &mut receiver).await.unwrap_err();
         assert_eq!(ended.code, Code::DeadlineExceeded);
         assert!(
             ended.message.starts_with("snapshot aborted: its receiver took less than 1 MiB in")
@@ -291,28 +293,77 @@ mod tests {
         assert_eq!(view.pinned_bytes(), 0);
     }
 
-    #[tokio::test]
-    async fn only_so_much_is_kept_for_a_receiver_that_is_slow() {
-        let mut database = database();
+    /// Two states that share all pages but a few, and the bytes that are kept for the first.
+    fn two_images(database: &mut Database) -> ([Arc<Image>; 2], u64) {
         let first = Arc::new(database.view().image());
-        database.commit(batch(1)).unwrap();
+        let mut little = Batch::default();
+        little.put(b"rows", Bytes::from_static(b"\0\0\0\0"), Bytes::from_static(b"new"));
+        database.commit(little).unwrap();
         let second = Arc::new(database.view().image());
+        database.commit(batch(1)).unwrap();
         database.commit(batch(2)).unwrap();
-        database.commit(batch(3)).unwrap();
-        // The pages of two states, each with all rows.
-        let pinned = database.view().pinned_bytes();
-        assert!(pinned > 1 << 20);
-        let bounds = Bounds { pinned_bytes: pinned * 3 / 4, stall: Duration::MAX, ..bounds() };
+        let kept = first.pinned_bytes();
+        assert!(kept > 1 << 20, "{kept}");
+        assert!(second.pinned_bytes() < kept / 10, "what both keep is counted once");
+        ([first, second], kept)
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_aborted_ends_no_other() {
+        let mut database = database();
+        let ([first, second], kept) = two_images(&mut database);
+        let bounds = Bounds { pinned_bytes: kept * 3 / 4, stall: Duration::MAX, ..bounds() };
         let mut receiver = Receiver { takes: 40, taken: Vec::new() };
-        let ended = copy(&first, "", &bounds, &mut receiver).await.unwrap_err();
+        let ended = copy(first, "", &bounds, &mut receiver).await.unwrap_err();
         assert_eq!(ended.code, Code::ResourceExhausted);
-        assert!(ended.message.contains("its receiver is too slow"), "{}", ended.message);
-        // The later one goes on, beside it and after it.
+        let text = format!(
+            "snapshot aborted: more than {} bytes of the database changed while it was sent",
+            bounds.pinned_bytes
+        );
+        assert_eq!(ended.message, text);
         let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
-        copy(&second, "", &bounds, &mut receiver).await.unwrap();
-        drop(first);
-        database.commit(batch(4)).unwrap();
+        copy(Arc::clone(&second), "", &bounds, &mut receiver).await.unwrap();
+        // Nothing was written since.
+        let again = Arc::new(database.view().image());
         let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
-        copy(&second, "", &bounds, &mut receiver).await.unwrap();
+        copy(again, "", &bounds, &mut receiver).await.unwrap();
+        // With the next commit the pages are kept for the one that is left.
+        database.commit(batch(3)).unwrap();
+        let mut receiver = Receiver { takes: 40, taken: Vec::new() };
+        let ended = copy(second, "", &bounds, &mut receiver).await.unwrap_err();
+        assert_eq!(ended.code, Code::ResourceExhausted);
+        assert_eq!(database.view().pinned_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_for_which_much_is_kept_does_not_wait_for_others() {
+        let mut database = database();
+        let ([first, _second], kept) = two_images(&mut database);
+        // A pace at which it would take days.
+        let bounds = Bounds { pinned_bytes: kept * 3 / 2, bytes_per_second: 1, ..bounds() };
+        let bounds = Bounds { stall: Duration::MAX, ..bounds };
+        let mut receiver = Receiver { takes: usize::MAX, taken: Vec::new() };
+        let copied = copy(first, "", &bounds, &mut receiver);
+        tokio::time::timeout(Duration::from_secs(60), copied).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_pages_are_kept_for_the_digest() {
+        let mut database = database();
+        let image = Arc::new(database.view().image());
+        database.commit(batch(1)).unwrap();
+        let frames = image.len().div_ceil(BLOB_BYTES as u64) as usize;
+        let bounds = Bounds { stall: Duration::MAX, ..bounds() };
+        let mut receiver = Receiver { takes: frames, taken: Vec::new() };
+        let mut copied = std::pin::pin!(copy(image, "", &bounds, &mut receiver));
+        // The digest is not taken.
+        for _ in 0..10_000 {
+            let step = tokio::time::timeout(Duration::from_millis(1), &mut copied);
+            assert!(step.await.is_err());
+            if database.view().open_views() == 1 {
+                return;
+            }
+        }
+        panic!("the image is kept");
     }
 }

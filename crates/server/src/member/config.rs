@@ -109,7 +109,11 @@ impl MemberConfig {
             learners_max: self.learners_max,
             server_version: SERVER_VERSION,
         };
-        let mut opened = bootstrap::open(disk, dir, files, options, clock.now())?;
+        let now = clock.now();
+        let mut opened = match self.force_new_cluster {
+            true => bootstrap::open_to_leave(disk, dir, files, options, now)?,
+            false => bootstrap::open(disk, dir, files, options, now)?,
+        };
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
         }

@@ -10,7 +10,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use base::mutant::{Mutant, is_on};
 use bytes::Bytes;
@@ -149,6 +148,7 @@ impl Database {
             self.pager.cache.remove(page.id);
             self.free.release(page.id, page.pages);
         });
+        self.pager.note_kept(&self.reclaim.kept());
         let old = *self.view.meta();
         let mut writer = Writer::new(&self.pager, &mut self.free, old.high_water);
         let root = match merge(&mut writer, &self.view, &batch) {
@@ -267,7 +267,6 @@ impl Database {
             self.pager.cache.insert(PageId(id), page);
         }
         self.reclaim.committed(meta.txid, ids, built.dropped.into_iter());
-        self.pager.retired.store(self.reclaim.blocked_pages(), Ordering::Relaxed);
         let live_pages = self.view.live_pages() + made as u64 - dropped;
         self.view = View::new(self.pager.clone(), meta, live_pages, root);
     }
@@ -303,16 +302,34 @@ impl View {
         of: &Path,
         cache_bytes: usize,
     ) -> Result<Self, Error> {
-        let io = |action, source| Error::Io { file: of.into(), action, offset: 0, source };
-        let file = disk.open(path, Open::Read).map_err(|source| io("open", source))?;
-        take_lock(&*file, of, Lock::FlockShared)?;
-        let len = file.len().map_err(|source| io("measure", source))?;
-        let meta = choose(&*file, of, len)?.meta;
-        let pager = Pager::new(file, of.into(), meta.page_size as usize, cache_bytes);
-        let pager = Arc::new(pager);
+        let (pager, meta) = open_to_read(disk, path, of, cache_bytes)?;
         let reached = reach::walk(&pager, &meta)?;
         first_view(&pager, meta, &reached)
     }
+
+    /// The same for whoever wants a row or two, without the walk: damage is found only on the way
+    /// to them, and all pages count as used.
+    pub fn glance(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Self, Error> {
+        let (pager, meta) = open_to_read(disk, path, path, cache_bytes)?;
+        let root = pager.page(meta.root, meta.high_water)?;
+        Ok(Self::new(pager, meta, meta.high_water, root))
+    }
+}
+
+/// The file at `path`, locked with others that only read, and its newest state.
+fn open_to_read(
+    disk: &dyn Disk,
+    path: &Path,
+    of: &Path,
+    cache_bytes: usize,
+) -> Result<(Arc<Pager>, Meta), Error> {
+    let io = |action, source| Error::Io { file: of.into(), action, offset: 0, source };
+    let file = disk.open(path, Open::Read).map_err(|source| io("open", source))?;
+    take_lock(&*file, of, Lock::FlockShared)?;
+    let len = file.len().map_err(|source| io("measure", source))?;
+    let meta = choose(&*file, of, len)?.meta;
+    let pager = Pager::new(file, of.into(), meta.page_size as usize, cache_bytes);
+    Ok((Arc::new(pager), meta))
 }
 
 /// The pages below the high-water mark that are not in a set.

@@ -121,7 +121,7 @@ pub(super) struct Retired {
 pub(super) struct Reclaim {
     /// Not looked at yet.
     fresh: Vec<Retired>,
-    /// By one live view that reaches them; looked at again when it is gone.
+    /// By the earliest live view that reaches them; looked at again when it is gone.
     blocked: BTreeMap<Txid, Vec<Retired>>,
     /// Pages born after the oldest live view. Any other was there for all live views.
     births: IdMap<Txid>,
@@ -157,9 +157,10 @@ impl Reclaim {
         }
     }
 
-    /// Pages that wait for a live view to go.
-    pub(super) fn blocked_pages(&self) -> u64 {
-        self.blocked.values().flatten().map(|page| page.pages).sum()
+    /// How many pages wait for the views of which state.
+    pub(super) fn kept(&self) -> BTreeMap<Txid, u64> {
+        let pages = |retired: &Vec<Retired>| retired.iter().map(|page| page.pages).sum();
+        self.blocked.iter().map(|(view, retired)| (*view, pages(retired))).collect()
     }
 
     /// Notes the pages of a commit that is durable: those it made, those it no longer reaches.
@@ -222,6 +223,8 @@ mod tests {
         reclaim.committed(Txid(12), vec![], [(PageId(5), 1), (PageId(6), 1)].into_iter());
         // View 10 holds 5, and not 6; view 12 holds neither.
         assert_eq!(free(&mut reclaim, &[10, 12]), [6]);
+        assert_eq!(reclaim.kept(), BTreeMap::from([(Txid(10), 1)]));
         assert_eq!(free(&mut reclaim, &[12, 13]), [5]);
+        assert_eq!(reclaim.kept(), BTreeMap::new());
     }
 }

@@ -26,10 +26,10 @@ impl Image {
         self.view.size_bytes()
     }
 
-    /// Bytes of pages that are kept, as of the last commit, for states as early as this one: 0
-    /// when an earlier one is being read, which keeps more.
+    /// Bytes of pages that are kept for this state, as of the last commit: those that no later
+    /// state has, but for what an earlier one that is being read keeps anyway.
     pub fn pinned_bytes(&self) -> u64 {
-        if self.view.is_oldest() { self.view.pinned_bytes() } else { 0 }
+        self.view.pager().kept_bytes(self.view.meta().txid)
     }
 
     /// Never: there are always two meta pages.

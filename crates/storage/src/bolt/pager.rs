@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -21,10 +20,16 @@ pub(super) struct Pager {
     pub(super) path: PathBuf,
     pub(super) page_size: usize,
     pub(super) cache: Cache,
-    /// Live views by txid, and how many of each.
-    pins: Mutex<BTreeMap<Txid, usize>>,
-    /// Pages that only views before the newest state read, as of the last commit.
-    pub(super) retired: AtomicU64,
+    /// Live views by txid.
+    pins: Mutex<BTreeMap<Txid, Pin>>,
+}
+
+/// The live views of one state.
+#[derive(Debug, Default)]
+struct Pin {
+    views: usize,
+    /// Pages that no later state reaches and no view of an earlier one, as of the last commit.
+    kept: u64,
 }
 
 impl Pager {
@@ -36,8 +41,7 @@ impl Pager {
         cache_bytes: usize,
     ) -> Self {
         let cache = Cache::new(cache_bytes);
-        let (pins, retired) = (Mutex::default(), AtomicU64::new(0));
-        Self { file, path, page_size, cache, pins, retired }
+        Self { file, path, page_size, cache, pins: Mutex::default() }
     }
 
     /// A page of a tree of a state with that high-water mark.
@@ -175,15 +179,15 @@ impl Pager {
 
     /// Notes a live view.
     pub(super) fn pin(&self, txid: Txid) {
-        *self.pins.lock().entry(txid).or_default() += 1;
+        self.pins.lock().entry(txid).or_default().views += 1;
     }
 
     /// Notes that a view is gone.
     pub(super) fn unpin(&self, txid: Txid) {
         let mut pins = self.pins.lock();
-        if let Some(count) = pins.get_mut(&txid) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pin) = pins.get_mut(&txid) {
+            pin.views -= 1;
+            if pin.views == 0 {
                 pins.remove(&txid);
             }
         }
@@ -191,7 +195,24 @@ impl Pager {
 
     /// How many views are alive.
     pub(super) fn views(&self) -> usize {
-        self.pins.lock().values().sum()
+        self.pins.lock().values().map(|pin| pin.views).sum()
+    }
+
+    /// Notes how many pages wait for the views of which state.
+    pub(super) fn note_kept(&self, kept: &BTreeMap<Txid, u64>) {
+        for (txid, pin) in self.pins.lock().iter_mut() {
+            pin.kept = kept.get(txid).copied().unwrap_or(0);
+        }
+    }
+
+    /// Bytes of pages that wait for the views of this state.
+    pub(super) fn kept_bytes(&self, txid: Txid) -> u64 {
+        self.pins.lock().get(&txid).map_or(0, |pin| pin.kept) * self.page_size as u64
+    }
+
+    /// The same for all states together.
+    pub(super) fn all_kept_bytes(&self) -> u64 {
+        self.pins.lock().values().map(|pin| pin.kept).sum::<u64>() * self.page_size as u64
     }
 
     /// The live views, ascending.

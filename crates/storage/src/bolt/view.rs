@@ -1,7 +1,6 @@
 //! The database as of one commit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -139,12 +138,7 @@ impl View {
 
     /// Bytes of pages that are kept for views of earlier states alone, as of the last commit.
     pub fn pinned_bytes(&self) -> u64 {
-        self.0.pager.retired.load(Ordering::Relaxed) * self.0.pager.page_size as u64
-    }
-
-    /// Whether no earlier state is being read.
-    pub fn is_oldest(&self) -> bool {
-        self.0.pager.live().first() == Some(&self.0.meta.txid)
+        self.0.pager.all_kept_bytes()
     }
 
     /// The database file that holds exactly this state.

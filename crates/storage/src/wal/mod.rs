@@ -46,7 +46,7 @@ use proto::{raftpb, walpb};
 pub use error::Error;
 pub use locked::Locked;
 pub use repair::Repair;
-pub(crate) use segment::hex;
+pub(crate) use segment::{hex, stranger};
 pub use survey::{Salvaged, Survey, Surveyed, salvage, survey};
 
 use crate::disk::{Disk, File, Lock, Open};
@@ -93,7 +93,7 @@ pub struct Wal {
     unsynced: bool,
     /// The segment after the tail; `None` when there was no space for it.
     spare: Option<Spare>,
-    /// Decides between `0.tmp` and `1.tmp`, so that a spare never has the name of the last one.
+    /// Decides which of its two names a spare gets.
     spares: u64,
     /// A write or sync has failed.
     stopped: bool,
@@ -485,8 +485,8 @@ impl Wal {
     }
 
     fn remove_old_spares(&mut self) -> Result<(), Error> {
-        for number in 0..2 {
-            let path = spare_path(&self.dir, number);
+        for name in segment::SPARES {
+            let path = self.dir.join(name);
             if self.disk.exists(&path).doing("find", &path)? {
                 self.disk.remove(&path).doing("remove", &path)?;
             }
@@ -499,10 +499,10 @@ impl Wal {
     }
 }
 
-/// Refuses a directory that holds what is not of a log: it would be removed to make room for one,
-/// as etcd does with all that is in `--wal-dir`.
+/// Refuses a directory that holds what the making of a log does not leave there: it would be removed
+/// to make room for one, as etcd does with all that is in `--wal-dir`.
 pub fn check_own(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    match segment::stranger(disk, dir).doing("list", dir)? {
+    match stranger(disk, dir).doing("list", dir)? {
         Some(path) => Err(Error::Foreign { dir: dir.to_owned(), path }),
         None => Ok(()),
     }
@@ -516,7 +516,7 @@ pub fn temporary_dir(dir: &Path) -> PathBuf {
 }
 
 fn spare_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{}.tmp", number % 2))
+    dir.join(segment::SPARES[(number % 2) as usize])
 }
 
 /// A state that says nothing is not written.

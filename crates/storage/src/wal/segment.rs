@@ -9,6 +9,10 @@ use base::LogIndex;
 use super::error::{Doing, Error};
 use crate::disk::{Disk, File, Lock, Open};
 
+/// The names of a segment that lies ready. There are two, so that a new one never has the name of
+/// the last one.
+pub(super) const SPARES: [&str; 2] = ["0.tmp", "1.tmp"];
+
 /// What a segment's name says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
@@ -55,17 +59,20 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<Name>> {
     Ok(names)
 }
 
-/// Something in a directory that no log leaves there: neither a segment nor one that is being made,
-/// nor the copy of a torn one.
-pub(super) fn stranger(disk: &dyn Disk, dir: &Path) -> io::Result<Option<PathBuf>> {
+/// Something that the making of a log does not leave in its directory: neither a segment nor one
+/// that lies ready. The copy of a torn segment is such a thing, too: it says that a log was here.
+/// What is no directory is a stranger itself.
+pub(crate) fn stranger(disk: &dyn Disk, dir: &Path) -> io::Result<Option<PathBuf>> {
     if !disk.exists(dir)? {
         return Ok(None);
     }
-    let is_own = |name: &Path| {
-        let text = name.to_string_lossy();
-        Name::parse(name).is_some() || text.ends_with(".tmp") || text.ends_with(".wal.broken")
+    let names = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Some(dir.into())),
+        names => names?,
     };
-    Ok(disk.list(dir)?.into_iter().find(|name| !is_own(name)).map(|name| dir.join(name)))
+    let is_spare = |name: &Path| SPARES.iter().any(|spare| name == Path::new(spare));
+    let is_own = |name: &PathBuf| Name::parse(name).is_some() || is_spare(name);
+    Ok(names.into_iter().find(|name| !is_own(name)).map(|name| dir.join(name)))
 }
 
 /// The segments that hold everything after `index`, without a gap.
@@ -136,6 +143,7 @@ pub(super) fn take_lock(file: &dyn File, path: &Path, lock: Lock) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Faulty;
 
     fn names(all: &[(u64, u64)]) -> Vec<Name> {
         all.iter()
@@ -158,6 +166,27 @@ mod tests {
             "ffffffffffffffff-0000000000010000.wal",
         ] {
             assert_eq!(Name::parse(Path::new(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_making_of_a_log_leaves_makes_room_for_one() {
+        let dir = Path::new("/w");
+        let found = |names: &[&str]| {
+            let disk = Faulty::new(0);
+            disk.create_dir_all(dir).unwrap();
+            for name in names {
+                disk.open(&dir.join(name), Open::Create).unwrap();
+            }
+            stranger(&disk, dir).unwrap()
+        };
+        let segment = "0000000000000000-0000000000000000.wal";
+        assert_eq!(stranger(&Faulty::new(0), dir).unwrap(), None);
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&["0.tmp", "1.tmp", segment]), None);
+        let broken = format!("{segment}.broken");
+        for other in ["2.tmp", "00.tmp", "thesis.tmp", &broken, "db"] {
+            assert_eq!(found(&["0.tmp", other]), Some(dir.join(other)), "{other}");
         }
     }
 

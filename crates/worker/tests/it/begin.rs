@@ -5,8 +5,9 @@ use std::sync::Arc;
 use base::{ClusterId, LogIndex, MemberId};
 use prost::Message;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType};
+use storage::bolt::Database;
 use storage::datadir::DataDir;
-use storage::disk::{Disk, Faulty};
+use storage::disk::{Disk, Faulty, Open};
 use storage::{bolt, wal};
 use store::StoreOptions;
 use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, Opened, StartError};
@@ -134,14 +135,19 @@ fn a_member_that_is_alone_already_has_nothing_to_leave() {
     assert_eq!(opened.restored.entries.len(), 1);
 }
 
+/// Who the second founder is.
+fn identity_of_b() -> Identity {
+    let mut ids: Vec<MemberId> =
+        founders().iter().map(|member| bootstrap::member_id(&member.peer_urls, "t")).collect();
+    let member = ids[1];
+    ids.sort_unstable();
+    Identity { member, cluster: bootstrap::cluster_id(&ids) }
+}
+
 #[test]
 fn a_log_without_entries_is_completed_by_those_who_know_the_members_alone() {
     let disk: Arc<dyn Disk> = Arc::new(Faulty::new(1));
-    let ids: Vec<MemberId> =
-        founders().iter().map(|member| bootstrap::member_id(&member.peer_urls, "t")).collect();
-    let mut sorted = ids.clone();
-    sorted.sort_unstable();
-    let identity = Identity { member: ids[1], cluster: bootstrap::cluster_id(&sorted) };
+    let identity = identity_of_b();
     // As far as a founder comes that is killed at once.
     bootstrap::join(&disk, &directory(), identity, &files()).unwrap();
     let create =
@@ -151,4 +157,36 @@ fn a_log_without_entries_is_completed_by_those_who_know_the_members_alone() {
     // Now the log says it.
     create(&[]).unwrap();
     assert_eq!(changes(&open(&disk).unwrap().restored.entries).len(), 3);
+}
+
+#[test]
+fn a_log_without_entries_is_completed_beside_a_database_without_any() {
+    let database = directory().database();
+    for is_empty_file in [true, false] {
+        let disk: Arc<dyn Disk> = Arc::new(Faulty::new(1));
+        bootstrap::join(&disk, &directory(), identity_of_b(), &files()).unwrap();
+        match is_empty_file {
+            true => drop(disk.open(&database, Open::Create).unwrap()),
+            false => drop(Database::open(&*disk, &database, files().database).unwrap()),
+        }
+        bootstrap::create(&disk, &directory(), "b", &founders(), "t", &files()).unwrap();
+        let restored = open(&disk).unwrap().restored;
+        assert_eq!((changes(&restored.entries).len(), restored.hard_state.commit()), (3, 3));
+    }
+}
+
+#[test]
+fn who_waits_for_a_leader_is_not_taken_for_a_founder() {
+    let disk: Arc<dyn Disk> = Arc::new(Faulty::new(1));
+    let identity = Identity { member: MemberId(7), cluster: ClusterId(9) };
+    bootstrap::join(&disk, &directory(), identity, &files()).unwrap();
+    let opened = open(&disk).unwrap();
+    opened.wal.close().unwrap();
+    drop((opened.database, opened.store));
+    // Flags that nobody changed after the first start, or none.
+    for members in [&founders()[..], &[]] {
+        bootstrap::create(&disk, &directory(), "b", members, "t", &files()).unwrap();
+    }
+    let opened = open(&disk).unwrap();
+    assert_eq!((opened.identity, opened.restored.entries.len()), (identity, 0));
 }

@@ -8,6 +8,7 @@
 mod begin;
 mod crash;
 mod driver;
+mod durable;
 mod judge;
 mod lives;
 mod oracle;

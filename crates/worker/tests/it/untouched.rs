@@ -1,5 +1,5 @@
 //! What is refused is left as it was: newer rows, a log without its database or the other way
-//! round, entries that only etcd can apply.
+//! round, entries that only etcd can apply, a member that was removed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use base::{LogIndex, Term};
 use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{AuthUserAddRequest, AuthUserListRequest, InternalRaftRequest};
-use proto::raftpb::{ConfState, Entry, HardState};
+use proto::raftpb::{ConfState, Entry, EntryType, HardState};
 use proto::walpb;
 use storage::bolt::{Batch, Database};
 use storage::disk::{Disk, Faulty, Image, Open};
 use storage::wal::{self, Wal};
-use store::schema;
+use store::{StoreOptions, schema};
 use worker::bootstrap::{self, Identity, StartError};
 
 use crate::begin::{directory, files, founders, open};
 
 /// A member that has applied its first entries, and stopped.
-fn member() -> Faulty {
+pub(crate) fn member() -> Faulty {
     let disk = Faulty::new(1);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     bootstrap::create(&shared, &directory(), "b", &founders(), "t", &files()).unwrap();
@@ -161,6 +161,11 @@ fn no_member_is_made_beside_the_data_of_another() {
     disk.open(&precious, Open::Create).unwrap();
     assert!(matches!(make(&disk), StartError::Log(wal::Error::Foreign { .. })));
     disk.remove(&precious).unwrap();
+    let beside = wal::temporary_dir(directory().wal());
+    disk.create_dir_all(&beside).unwrap();
+    disk.open(&beside.join("precious"), Open::Create).unwrap();
+    assert!(matches!(make(&disk), StartError::Log(wal::Error::Foreign { .. })));
+    disk.remove(&beside.join("precious")).unwrap();
     let snap = Path::new("/m/member/snap/0000000000000002-0000000000000029.snap");
     disk.open(snap, Open::Create).unwrap();
     assert!(matches!(make(&disk), StartError::LogMissing { .. }));
@@ -168,4 +173,47 @@ fn no_member_is_made_beside_the_data_of_another() {
     let shared: Arc<dyn Disk> = Arc::new(disk);
     bootstrap::create(&shared, &directory(), "b", &founders(), "t", &files()).unwrap();
     open(&shared).unwrap();
+}
+
+/// Fails to open as a member that leaves the others, and compares the disk with what it was.
+fn refused_to_leave(disk: &Faulty) -> StartError {
+    let before = disk.live_image();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = |own: Identity| StoreOptions { member: own.member, ..StoreOptions::default() };
+    let now = base::Moment::default();
+    let opened = bootstrap::open_to_leave(&shared, &directory(), &files(), store, now);
+    let error = opened.map(|_| ()).unwrap_err();
+    assert_eq!(disk.live_image(), before, "{error}");
+    error
+}
+
+#[test]
+fn who_cannot_leave_the_others_is_told_before_the_start() {
+    let disk = member();
+    tear(&disk);
+    let own = bootstrap::member_id(&founders()[1].peer_urls, "t");
+    let mut database = Database::open(&disk, &directory().database(), files().database).unwrap();
+    let mut batch = Batch::default();
+    batch.create_bucket(schema::MEMBERS_REMOVED);
+    let row = (schema::member(own), schema::name(schema::REMOVED));
+    batch.put(schema::MEMBERS_REMOVED, row.0, row.1);
+    database.commit(batch).unwrap();
+    drop(database);
+    assert!(matches!(refused_to_leave(&disk), StartError::Removed(id) if id == own));
+
+    let disk = member();
+    let start = walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut wal = Wal::open(shared, directory().wal(), &start, files().wal).unwrap().wal;
+    let change = Entry {
+        r#type: Some(EntryType::EntryConfChange.into()),
+        term: Some(1),
+        index: Some(4),
+        data: Some("no change".into()),
+    };
+    let state = HardState { term: Some(1), vote: Some(0), commit: Some(4) };
+    wal.append(&[change], Some(&state)).unwrap();
+    wal.close().unwrap();
+    tear(&disk);
+    assert!(matches!(refused_to_leave(&disk), StartError::ConfChange(_)));
 }

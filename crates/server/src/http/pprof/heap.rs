@@ -4,7 +4,8 @@
 //! profiles are served; what was taken before is not told. It writes its notes as text into a file
 //! that has no name, and they are put here in the form that `go tool pprof` reads.
 //!
-//! *Invariants.* Numbers are estimates of all memory, not of the samples alone. One dump at a time.
+//! *Invariants.* Numbers are estimates of all memory, not of the samples alone. One profile at a
+//! time; the text of a dump is in memory no longer than that takes.
 //!
 //! *Absent.* Differences over `?seconds=N`: `go tool pprof -base` makes them of two files.
 //!
@@ -18,9 +19,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode};
-use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tikv_jemalloc_ctl::{Access, AsName};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::profile::{Builder, Kind, Symbol};
 use super::{OCTETS, attachment, failure};
@@ -61,6 +62,9 @@ const KINDS: [Kind; 4] = [
     ("inuse_space", "bytes"),
 ];
 
+/// There is one file to dump into, and names take much memory to look up.
+static TURN: Semaphore = Semaphore::const_new(1);
+
 /// Begins to note stacks.
 pub(crate) fn begin() {
     if let Err(error) = ACTIVE.name().write(true) {
@@ -80,7 +84,17 @@ pub(super) async fn profile(name: &'static str, query: &Query) -> Response<Body>
         return failure(StatusCode::NOT_IMPLEMENTED, &format!("{name}: {WITHOUT}"));
     }
     let is_text = query.first("debug").is_some_and(|level| level != "0");
+    let refused = |reason: String| {
+        log::warn("failed to take a heap profile").field("error", &reason).emit();
+        failure(StatusCode::INTERNAL_SERVER_ERROR, &reason)
+    };
+    let turn = match take_turn() {
+        Ok(turn) => turn,
+        Err(reason) => return refused(reason),
+    };
     let made = grpc::blocking(move || {
+        // It ends here, also when the client does not wait.
+        let _turn = turn;
         let text = dump()?;
         Ok::<_, String>(if is_text { text.into_bytes() } else { encode(name, &parse(&text)) })
     });
@@ -89,18 +103,20 @@ pub(super) async fn profile(name: &'static str, query: &Query) -> Response<Body>
             answer::text(StatusCode::OK, String::from_utf8_lossy(&bytes).into_owned())
         }
         Ok(Ok(bytes)) => attachment(OCTETS, name, bytes),
-        Ok(Err(reason)) => {
-            log::warn("failed to take a heap profile").field("error", &reason).emit();
-            failure(StatusCode::INTERNAL_SERVER_ERROR, &reason)
-        }
+        Ok(Err(reason)) => refused(reason),
         Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "the server stops"),
     }
+}
+
+fn take_turn() -> Result<SemaphorePermit<'static>, String> {
+    let busy = "Could not enable heap profiling: heap profiling already in use";
+    TURN.try_acquire().map_err(|_| busy.to_owned())
 }
 
 /// The file that the allocator writes into, and its name for the allocator, which wants one that
 /// lasts as long as the process.
 struct Target {
-    file: Mutex<File>,
+    file: File,
     path: &'static [u8],
 }
 
@@ -111,26 +127,37 @@ fn target() -> Result<&'static Target, String> {
             .map_err(|error| format!("making a file in memory: {error}"))?;
         let file = File::from(file);
         let path = format!("/proc/self/fd/{}\0", file.as_raw_fd());
-        Ok(Target { file: Mutex::new(file), path: Box::leak(path.into_bytes().into_boxed_slice()) })
+        Ok(Target { file, path: Box::leak(path.into_bytes().into_boxed_slice()) })
     });
     made.as_ref().map_err(Clone::clone)
 }
 
-/// What the allocator knows, as text.
+/// What the allocator knows, as text. To be called by whoever has the turn.
 fn dump() -> Result<String, String> {
-    let target = target()?;
-    let file = target.file.lock();
-    let failed = |error: std::io::Error| format!("reading what the allocator wrote: {error}");
-    DUMP.name().write(target.path).map_err(|error| format!("asking the allocator: {error}"))?;
+    let Target { file, path } = target()?;
+    let asked = DUMP.name().write(*path).map_err(|error| format!("asking the allocator: {error}"));
+    take_text(file, asked)
+}
+
+/// Empties the file, whatever came of asking for what is in it.
+fn take_text(file: &File, asked: Result<(), String>) -> Result<String, String> {
+    let text = asked.and_then(|()| read_text(file));
+    file.set_len(0).map_err(failed)?;
+    text
+}
+
+fn read_text(file: &File) -> Result<String, String> {
     let length = file.metadata().map_err(failed)?.len();
     if length > DUMP_BYTES_MAX {
         return Err(format!("the allocator wrote {length} bytes, more than {DUMP_BYTES_MAX}"));
     }
     let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
     file.read_exact_at(&mut bytes, 0).map_err(failed)?;
-    // Until the next dump it is of no use.
-    file.set_len(0).map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn failed(error: std::io::Error) -> String {
+    format!("reading what the allocator wrote: {error}")
 }
 
 /// How many objects and bytes were noted.
@@ -256,6 +283,30 @@ mod tests {
     const DUMPED: &str = "heap_v2/524288\n  t*: 3: 1100000 [4: 1200000]\n  t0: 3: 1100000 [4: 1200000]\n\
                           @ 0x55a0 0x55b1 0x1\n  t*: 1: 1048576 [2: 1148576]\n  t3: 1: 1048576 [2: 1148576]\n\
                           @ 0x77\n  t*: 2: 51424 [2: 51424]\nMAPPED_LIBRARIES:\n@ 0x99\n  t*: 9: 9 [9: 9]\n";
+
+    #[test]
+    fn who_comes_second_is_refused() {
+        let first = take_turn().unwrap();
+        let refused = take_turn().unwrap_err();
+        assert_eq!(refused, "Could not enable heap profiling: heap profiling already in use");
+        drop(first);
+        drop(take_turn().unwrap());
+    }
+
+    #[test]
+    fn nothing_of_a_dump_stays_in_memory() {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
+        let held = || file.metadata().unwrap().len();
+        file.write_all_at(b"text", 0).unwrap();
+        assert_eq!(take_text(&file, Ok(())), Ok("text".to_owned()));
+        assert_eq!(held(), 0);
+        file.write_all_at(b"te", 0).unwrap();
+        assert_eq!(take_text(&file, Err("full".to_owned())), Err("full".to_owned()));
+        assert_eq!(held(), 0);
+        file.set_len(DUMP_BYTES_MAX + 1).unwrap();
+        assert!(take_text(&file, Ok(())).is_err());
+        assert_eq!(held(), 0);
+    }
 
     #[test]
     fn stacks_and_their_sums_are_read() {

@@ -9,7 +9,8 @@
 //!              `threadcreate`)
 //! ```
 //!
-//! *Invariants.* One profile is taken at a time, for [`cpu::SECONDS_MAX`] at most.
+//! *Invariants.* One profile of memory and one of time are taken at a time, the latter for
+//! [`cpu::SECONDS_MAX`] at most.
 //!
 //! *Absent.* What only Go's runtime has: `block`, `mutex`, `trace`. They are known, and answered
 //! with a line that says so.
