@@ -98,32 +98,77 @@ async fn copy(
 ) -> Result<(), Status> {
     let total = image.len();
     let (mut digest, mut sent) = (Sha256::new(), 0);
-    let mut writes = outlet.writes();
+    let mut pace = Pace::new(bounds.bytes_per_second, outlet.writes());
     while sent < total {
-        let began = Instant::now();
         let (reading, named) = (Arc::clone(&image), version.to_owned());
         let piece = super::blocking(move || Piece::read(&reading, sent, named, digest)).await??;
         sent += piece.len;
         digest = piece.digest;
+        // What others write costs more the longer this takes.
+        let hurries = image.pinned_bytes() > bounds.pinned_bytes / 2;
         let pushing = async {
             for frame in piece.frames {
+                let bytes = frame.len();
                 outlet.push(frame).await?;
+                let next = pace.after(bytes, outlet.writes(), Instant::now());
+                if let Some(next) = next.filter(|_| !hurries) {
+                    tokio::time::sleep_until(next.into()).await;
+                }
             }
             Ok(())
         };
         watched(Some(&image), bounds, pushing).await?;
-        // In quiet, as fast as it goes.
-        let is_quiet = std::mem::replace(&mut writes, outlet.writes()) == writes;
-        if !is_quiet && image.pinned_bytes() <= bounds.pinned_bytes / 2 {
-            let due = piece.len as f64 / bounds.bytes_per_second as f64;
-            tokio::time::sleep(Duration::from_secs_f64(due).saturating_sub(began.elapsed())).await;
-        }
     }
     drop(image);
     let blob = Bytes::copy_from_slice(&digest.finalize());
     let version = version.to_owned();
     let last = SnapshotResponse { blob, version, ..SnapshotResponse::default() };
     watched(None, bounds, outlet.push(wire::frame(&last))).await
+}
+
+/// When what comes next may be sent: in quiet at once, and while others write so that their requests
+/// find the threads and the connection's lane free in between.
+struct Pace {
+    bytes_per_second: u64,
+    writes: i64,
+    busy_until: Option<Instant>,
+    /// When what was sent may have been sent.
+    due: Option<Instant>,
+    /// Bytes since the last pause.
+    sent: usize,
+}
+
+impl Pace {
+    /// A pause is not worth its timer for less.
+    const BURST_BYTES: usize = 8 * BLOB_BYTES;
+    /// For so long after a write more of them are expected.
+    const BUSY: Duration = Duration::from_millis(100);
+    /// What was late is made up for by so much, so that the timer's steps even out.
+    const CREDIT: Duration = Duration::from_millis(10);
+
+    fn new(bytes_per_second: u64, writes: i64) -> Self {
+        Self { bytes_per_second, writes, busy_until: None, due: None, sent: 0 }
+    }
+
+    /// Counts what was sent, and tells until when to wait.
+    fn after(&mut self, bytes: usize, writes: i64, now: Instant) -> Option<Instant> {
+        if std::mem::replace(&mut self.writes, writes) != writes {
+            self.busy_until = Some(now + Self::BUSY);
+        }
+        self.sent += bytes;
+        if self.busy_until.is_none_or(|until| until <= now) {
+            (self.due, self.sent) = (None, 0);
+            return None;
+        }
+        if self.sent < Self::BURST_BYTES {
+            return None;
+        }
+        let takes = self.sent as f64 / self.bytes_per_second as f64;
+        let from = self.due.unwrap_or(now).max(now.checked_sub(Self::CREDIT).unwrap_or(now));
+        let due = from + Duration::from_secs_f64(takes);
+        (self.due, self.sent) = (Some(due), 0);
+        (due > now).then_some(due)
+    }
 }
 
 /// A piece of an image, framed.
@@ -245,6 +290,26 @@ mod tests {
         let look = Duration::from_millis(1);
         let stall = Duration::from_millis(5);
         Bounds { stall, look, pinned_bytes: 1 << 40, bytes_per_second: 1 << 40 }
+    }
+
+    #[test]
+    fn writes_slow_a_snapshot_down_and_quiet_lets_it_go() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let burst = Pace::BURST_BYTES;
+        // A burst takes four milliseconds.
+        let mut pace = Pace::new(burst as u64 * 250, 0);
+        assert_eq!(pace.after(burst, 0, at(0)), None, "nobody writes");
+        assert_eq!(pace.after(burst / 2, 1, at(1)), None, "half a burst");
+        assert_eq!(pace.after(burst / 2, 1, at(1)), Some(at(5)));
+        // Woken late: the next pause is shorter.
+        assert_eq!(pace.after(burst, 1, at(7)), Some(at(9)));
+        // Far too late: little of it is made up for.
+        assert_eq!(pace.after(burst, 1, at(60)), None);
+        assert_eq!(pace.after(burst, 1, at(60)), None);
+        assert_eq!(pace.after(burst, 1, at(60)), Some(at(62)));
+        assert_eq!(pace.after(burst, 1, at(101)), None, "nobody writes any more");
+        assert_eq!(pace.after(burst, 1, at(102)), None);
     }
 
     #[tokio::test]
