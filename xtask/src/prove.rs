@@ -155,9 +155,9 @@ const PROOFS: &[Proof] = &[
     },
     Proof {
         name: "backup",
-        claim: "A client downloads a database of 1 GiB at 200 MB/s or more, the member takes less \
-                than 64 MiB of memory for it, and writes go on meanwhile with at most twice the p99 \
-                of quiet; real etcd is measured beside. Directories and files are in memory: on one \
+        claim: "In quiet a client downloads a database of 1 GiB at 200 MB/s or more, the member \
+                takes less than 64 MiB of memory for it; while others write it is slower, so that \
+                they feel little of it; real etcd is measured beside. Directories and files are in memory: on one \
                 disk for all, that disk would be measured.",
         commands: &[
             BUILD,

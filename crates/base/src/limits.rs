@@ -39,7 +39,7 @@ pub const SNAPSHOT_PINNED_BYTES_MAX: u64 = 1 << 30;
 
 /// Bytes a second of a snapshot to a client while others write. Encryption and the client itself
 /// cost several times what reading costs, often on the same machine.
-pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 200_000_000;
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128_000_000;
 
 /// Snapshots on their way to other members at once. Each holds the pages of one state of the
 /// database until it has arrived.
