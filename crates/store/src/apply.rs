@@ -495,8 +495,8 @@ fn fatal(index: LogIndex, what: String) -> Fatal {
     Fatal::Entry { index, what }
 }
 
-/// Whether it asks about authentication and changes nothing while that is off: etcd takes reads into
-/// its log, too.
+/// Whether it asks about authentication and changes nothing while that is off: etcd takes reads
+/// into its log, too.
 const fn asks_auth(request: &InternalRaftRequest) -> bool {
     request.auth_status.is_some()
         || request.authenticate.is_some()

@@ -1,3 +1,5 @@
+//! What lines are completed to, and that the scripts of each shell ask for it.
+
 use super::answer::{Directive, complete};
 use super::scripts::script;
 use crate::command::Arg;

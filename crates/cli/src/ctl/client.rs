@@ -3,8 +3,8 @@
 //!
 //! *Invariants.* A request that changes something is sent again only after an answer that says
 //! that nothing was done (the token is outdated, the member is a learner); one that may be
-//! performed twice is sent again while members are unavailable; both at most [`ATTEMPTS_MAX`] times and not past the
-//! deadline.
+//! performed twice is sent again while members are unavailable; both at most [`ATTEMPTS_MAX`]
+//! times and not past the deadline.
 //!
 //! *Absent.* Which endpoint is asked: that is the pool's.
 //!

@@ -5,8 +5,8 @@
 //!
 //! *Absent.* What they have learned in etcdutl since: other flags, other counts.
 //!
-//! *Contract.* stdout and exit codes of etcdctl v3.4 and v3.5, and the line in which the latter says
-//! that they have moved.
+//! *Contract.* stdout and exit codes of etcdctl v3.4 and v3.5, and the line in which the latter
+//! says that they have moved.
 
 use std::io::Write as _;
 

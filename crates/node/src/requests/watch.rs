@@ -301,7 +301,8 @@ impl Session {
         Ok(!self.catching_up.is_empty())
     }
 
-    /// Polls as [`Session::poll`] does until there are responses, or more to read at once; takes them.
+    /// Polls as [`Session::poll`] does until there are responses, or more to read at once, and
+    /// takes them.
     pub fn poll_responses(&mut self, waker: &Waker) -> Poll<Result<Vec<Response>, ReadError>> {
         let polled = self.poll(waker);
         let responses = self.take_responses();

@@ -126,8 +126,8 @@ async fn copy(
     watched(None, bounds, outlet.push(wire::frame(&last))).await
 }
 
-/// When what comes next may be sent: in quiet at once, and while others write so that their requests
-/// find the threads and the connection's lane free in between.
+/// When what comes next may be sent: in quiet at once, and while others write so that their
+/// requests find the threads and the connection's lane free in between.
 struct Pace {
     bytes_per_second: u64,
     writes: i64,

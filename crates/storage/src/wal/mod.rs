@@ -499,8 +499,8 @@ impl Wal {
     }
 }
 
-/// Refuses a directory that holds what the making of a log does not leave there: it would be removed
-/// to make room for one, as etcd does with all that is in `--wal-dir`.
+/// Refuses a directory that holds what the making of a log does not leave there: it would be
+/// removed to make room for one, as etcd does with all that is in `--wal-dir`.
 pub fn check_own(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     match stranger(disk, dir).doing("list", dir)? {
         Some(path) => Err(Error::Foreign { dir: dir.to_owned(), path }),

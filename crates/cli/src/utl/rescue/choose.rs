@@ -124,8 +124,8 @@ fn goes_on(log: &Source, at: Position, tail: &[Entry], own: bool) -> bool {
 }
 
 /// Whether a log that begins with the first entry has everything from there on. That of a restored
-/// cluster has not: it begins with its members, and a snapshot at the last of these which stands for
-/// all the data of its database.
+/// cluster has not: it begins with its members, and a snapshot at the last of these which stands
+/// for all the data of its database.
 fn has_all(log: &Source, entries: &[Entry]) -> bool {
     let is_member = |entry: &&Entry| entry.r#type() == EntryType::EntryConfChange;
     let members = entries.iter().take_while(is_member).count();

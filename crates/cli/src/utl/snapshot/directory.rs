@@ -7,8 +7,8 @@
 //!
 //! *Invariants.* Under their own names the directories appear whole and durable. A log that is
 //! there without the rest (killed between two renames) is refused by every member, ours or
-//! etcd's; the rest without its log would be taken by etcd for the start of a new member, while ours
-//! refuses that, too.
+//! etcd's; the rest without its log would be taken by etcd for the start of a new member, while
+//! ours refuses that, too.
 
 use std::fs;
 use std::io;
