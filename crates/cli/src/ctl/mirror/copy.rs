@@ -8,8 +8,8 @@
 //!
 //! *Invariants.* A first copy removes no more keys than the two were seen to have in common: where
 //! it would, the destination is no mirror of the source, but somebody's data. One page of each
-//! side is held. How many keys a page has follows from the sizes in the page before; where values become
-//! large all at once, a page is larger than [`PAGE_BYTES`] until the next one.
+//! side is held. How many keys a page has follows from the sizes in the page before; where values
+//! become large all at once, a page is larger than [`PAGE_BYTES`] until the next one.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
