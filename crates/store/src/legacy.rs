@@ -76,8 +76,9 @@ fn translate(data: Bytes) -> Result<InternalRaftRequest, String> {
         "SYNC" | "GET" | "QGET" => {}
         _ => {
             return Err(format!(
-                "{method} {path:?} by the v2 API, whose keys cannot be served: remove them with \
-                 the etcd that wrote them, or keep that etcd"
+                "{} {path:?} by the v2 API, whose keys cannot be served: remove them with \
+                 the etcd that wrote them, or keep that etcd",
+                method.escape_debug()
             ));
         }
     }
@@ -147,5 +148,7 @@ mod tests {
         {
             assert!(same(method, path, "{}").unwrap_err().contains(path));
         }
+        let line = same("PU\nT", "/1/a\nb", "").unwrap_err();
+        assert!(line.starts_with(r#"PU\nT "/1/a\nb" by the v2 API"#), "{line}");
     }
 }
