@@ -49,7 +49,7 @@ async fn connect(call: &mut Call, name: &str) -> Outcome<Client> {
         return Err(Failure::new(failure::BAD_ARGS, reason));
     }
     let settings = call.settings()?;
-    Client::connect(&settings).await?.map_err(RequestError::fail)
+    Client::connect(&settings).await
 }
 
 /// All alarms.

@@ -46,7 +46,7 @@ async fn connect(call: &mut Call, name: &str) -> Outcome<Client> {
         let reason = format!("auth {name} command does not accept any arguments");
         return Err(Failure::new(failure::BAD_ARGS, reason));
     }
-    Client::connect(&call.settings()?).await?.map_err(RequestError::fail)
+    Client::connect(&call.settings()?).await
 }
 
 async fn enable(call: &mut Call) -> Outcome {

@@ -171,29 +171,26 @@ macro_rules! service {
 
 impl Client {
     /// Connects for a short command, which ends when `--command-timeout` is over.
-    pub(crate) async fn connect(settings: &Settings) -> Outcome<Result<Client, RequestError>> {
+    pub(crate) async fn connect(settings: &Settings) -> Outcome<Client> {
         let deadline = Instant::now() + settings.command_timeout;
         Client::connect_to(settings, &settings.endpoints, Some(deadline)).await
     }
 
     /// Connects for a command that has no end of its own.
-    pub(crate) async fn connect_unbounded(
-        settings: &Settings,
-    ) -> Outcome<Result<Client, RequestError>> {
+    pub(crate) async fn connect_unbounded(settings: &Settings) -> Outcome<Client> {
         Client::connect_to(settings, &settings.endpoints, None).await
     }
 
-    /// Begins to connect to all `endpoints`, and logs in if a user was given. Who cannot log in
-    /// ends the command with the failure here, so that the inner result is a client always;
-    /// who goes on without it takes [`Client::begin`].
+    /// Begins to connect to all `endpoints`, and logs in if a user was given. Not being let in ends
+    /// the command; who goes on without it takes [`Client::begin`].
     pub(crate) async fn connect_to(
         settings: &Settings,
         endpoints: &[String],
         deadline: Option<Instant>,
-    ) -> Outcome<Result<Client, RequestError>> {
+    ) -> Outcome<Client> {
         let client = Client::begin(settings, endpoints, deadline)?;
         client.log_in().await.map_err(|error| Failure::new(failure::BAD_CONNECTION, error))?;
-        Ok(Ok(client))
+        Ok(client)
     }
 
     /// Begins to connect to all `endpoints`, and does not log in. What fails is a mistake in the

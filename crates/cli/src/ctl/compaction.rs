@@ -29,10 +29,8 @@ async fn run(call: &mut Call) -> Outcome {
         .map_err(|error| Failure::new(failure::ERROR, error))?;
     let request = pb::CompactionRequest { revision, physical: call.values.bool("physical") };
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.kv().compact(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.kv().compact(r).await).await;
     answer.map_err(RequestError::fail)?;
     print(format!("compacted revision {revision}\n").as_bytes())
 }

@@ -36,10 +36,8 @@ pub(crate) static DEL: Command = Command {
 async fn run(call: &mut Call) -> Outcome {
     let request = request(&call.values, &call.args).await?;
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.kv().delete_range(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.kv().delete_range(r).await).await;
     call.printer().print(&Answer::Del(answer.map_err(RequestError::fail)?))
 }
 

@@ -74,10 +74,8 @@ async fn ask(
 ) -> Outcome {
     let request = pb::DowngradeRequest { action: action.into(), version };
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.maintenance().downgrade(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.maintenance().downgrade(r).await).await;
     let answer = answer.map_err(RequestError::fail)?;
     call.printer().print(&Answer::Downgrade { step, answer })
 }

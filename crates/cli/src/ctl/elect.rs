@@ -162,7 +162,7 @@ impl Candidate {
 /// Prints each leader, and each of its proposals.
 async fn observe(settings: Settings, prefix: &[u8], printer: &Printer) -> Outcome {
     let settings = Rc::new(settings);
-    let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let client = Client::connect_unbounded(&settings).await?;
     let lost = |_| fail("elect: observer lost");
     loop {
         let send = async |r| client.kv().range(r).await;

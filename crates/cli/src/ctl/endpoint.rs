@@ -192,10 +192,7 @@ pub(super) async fn endpoints(call: &Call, settings: &Settings) -> Outcome<Vec<S
     let client = Client::connect(settings)
         .await
         .map_err(|failure| Failure { code: failure::ERROR, ..failure })?;
-    let answer = match client {
-        Ok(client) => client.read(&request, async |r| client.cluster().member_list(r).await).await,
-        Err(error) => Err(error),
-    };
+    let answer = client.read(&request, async |r| client.cluster().member_list(r).await).await;
     let answer = answer.map_err(|error| {
         let reason = format!("failed to fetch endpoints from etcd cluster member list: {error}");
         Failure::new(failure::ERROR, reason)

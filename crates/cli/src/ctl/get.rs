@@ -43,10 +43,11 @@ pub(crate) static GET: Command = Command {
 async fn run(call: &mut Call) -> Outcome {
     let request = request(&call.values, &call.args)?;
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) if call.values.bool("stream") => stream(&client, &request).await,
-        Ok(client) => client.read(&request, async |r| client.kv().range(r).await).await,
-        Err(error) => Err(error),
+    let client = Client::connect(&settings).await?;
+    let answer = if call.values.bool("stream") {
+        stream(&client, &request).await
+    } else {
+        client.read(&request, async |r| client.kv().range(r).await).await
     };
     let answer = answer.map_err(RequestError::fail)?;
     let mut printer = call.printer();

@@ -96,10 +96,8 @@ async fn grant(call: &mut Call) -> Outcome {
         .map_err(|error| Failure::new(failure::BAD_ARGS, format!("bad TTL ({error})")))?;
     let request = pb::LeaseGrantRequest { ttl, id: 0 };
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.lease().lease_grant(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.lease().lease_grant(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to grant lease ({error})"))
     })?;
@@ -110,10 +108,8 @@ async fn revoke(call: &mut Call) -> Outcome {
     let id = lease_id(argument(call, "lease revoke command needs 1 argument")?)?;
     let request = pb::LeaseRevokeRequest { id };
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.lease().lease_revoke(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.lease().lease_revoke(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to revoke lease ({error})"))
     })?;
@@ -125,7 +121,7 @@ async fn time_to_live(call: &mut Call) -> Outcome {
     let keys = call.values.bool("keys");
     let request = pb::LeaseTimeToLiveRequest { id, keys };
     let settings = call.settings()?;
-    let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let client = Client::connect_unbounded(&settings).await?;
     let send = async |r| client.lease().lease_time_to_live(r).await;
     let answer = client.read(&request, send).await.map_err(fail)?;
     call.printer().print(&Answer::TimeToLive { answer, keys })
@@ -133,7 +129,7 @@ async fn time_to_live(call: &mut Call) -> Outcome {
 
 async fn list(call: &mut Call) -> Outcome {
     let settings = call.settings()?;
-    let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let client = Client::connect_unbounded(&settings).await?;
     let send = async |r| client.lease().lease_leases(r).await;
     let answer = client.read(&pb::LeaseLeasesRequest {}, send).await.map_err(fail)?;
     call.printer().print(&Answer::Leases(answer))
@@ -145,7 +141,7 @@ async fn keep_alive(call: &mut Call) -> Outcome {
     let printer = call.printer();
     // Until the first answer nobody knows how long the lease lives.
     let mut until = Instant::now() + settings.dial_timeout + Duration::from_secs(1);
-    let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let client = Client::connect_unbounded(&settings).await?;
     if call.values.bool("once") {
         let mut stream = Stream::open(&client, id).await.map_err(fail)?;
         let answer = stream.renew(&client, id).await.map_err(fail)?;

@@ -96,7 +96,7 @@ fn check(urls: &[String]) -> Outcome {
 }
 
 async fn connect(call: &mut Call) -> Outcome<Client> {
-    Client::connect(&call.settings()?).await?.map_err(RequestError::fail)
+    Client::connect(&call.settings()?).await
 }
 
 async fn add(call: &mut Call) -> Outcome {
@@ -159,9 +159,7 @@ async fn list(call: &mut Call) -> Outcome {
     let linearizable = !is_serializable(&call.values, "l")?;
     let request = pb::MemberListRequest { linearizable };
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.read(&request, async |r| client.cluster().member_list(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.read(&request, async |r| client.cluster().member_list(r).await).await;
     call.printer().print(&Answer::Members(answer.map_err(RequestError::fail)?))
 }

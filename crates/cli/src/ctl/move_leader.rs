@@ -30,7 +30,6 @@ async fn run(call: &mut Call) -> Outcome {
     for endpoint in &settings.endpoints {
         let one = std::slice::from_ref(endpoint);
         let client = Client::connect_to(&settings, one, Some(deadline)).await?;
-        let client = client.map_err(RequestError::fail)?;
         let request = pb::StatusRequest {};
         let status = client.read(&request, async |r| client.maintenance().status(r).await).await;
         let status = status.map_err(RequestError::fail)?;

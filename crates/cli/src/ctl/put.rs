@@ -47,10 +47,8 @@ will store the content of the file to <key>.
 async fn run(call: &mut Call) -> Outcome {
     let request = request(&call.values, &call.args, read_stdin)?;
     let settings = call.settings()?;
-    let answer = match Client::connect(&settings).await? {
-        Ok(client) => client.ask(&request, async |r| client.kv().put(r).await).await,
-        Err(error) => Err(error),
-    };
+    let client = Client::connect(&settings).await?;
+    let answer = client.ask(&request, async |r| client.kv().put(r).await).await;
     call.printer().print(&Answer::Put(answer.map_err(RequestError::fail)?))
 }
 

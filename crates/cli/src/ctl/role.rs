@@ -97,7 +97,7 @@ fn name(call: &Call, command: &str) -> Outcome<String> {
 }
 
 async fn connect(call: &mut Call) -> Outcome<Client> {
-    Client::connect_unbounded(&call.settings()?).await?.map_err(RequestError::fail)
+    Client::connect_unbounded(&call.settings()?).await
 }
 
 /// The range that a permission is about; `ends` is what follows the key.

@@ -62,7 +62,7 @@ impl Session {
     /// Grants a lease and keeps it alive in the background.
     pub(super) async fn open(settings: Settings, ttl: i64) -> Outcome<Session> {
         let settings = Rc::new(settings);
-        let client = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+        let client = Client::connect_unbounded(&settings).await?;
         let request = pb::LeaseGrantRequest { ttl, id: 0 };
         let send = async |r| client.lease().lease_grant(r).await;
         let granted = client.read(&request, send).await.map_err(fail)?;

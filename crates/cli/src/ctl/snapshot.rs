@@ -166,8 +166,7 @@ async fn fetch(
     let bar = std::io::stderr().is_terminal().then(|| Bar::start(0, Unit::Bytes));
     let mut attempt = 1;
     let fetched = loop {
-        let connected = Client::connect_to(settings, &settings.endpoints, deadline).await?;
-        let client = connected.map_err(interrupted)?;
+        let client = Client::connect_to(settings, &settings.endpoints, deadline).await?;
         if attempt == 1 {
             log(&log_line("info", "fetching snapshot", &[("endpoint", endpoint)]));
         }

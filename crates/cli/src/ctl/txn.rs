@@ -67,7 +67,7 @@ async fn run(call: &mut Call) -> Outcome {
     let settings = call.settings()?;
     let prompts = call.values.bool("interactive");
     let request = read(&mut std::io::stdin().lock(), prompts).await?;
-    let client = Client::connect_unbounded(&settings).await?.map_err(RequestError::fail)?;
+    let client = Client::connect_unbounded(&settings).await?;
     let answer = client.ask(&request, async |r| client.kv().txn(r).await).await;
     call.printer().print(&Answer::Txn(answer.map_err(RequestError::fail)?))
 }

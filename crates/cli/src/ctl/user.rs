@@ -112,7 +112,7 @@ fn pair(call: &Call, reason: &str) -> Outcome<(String, String)> {
 }
 
 async fn connect(call: &mut Call) -> Outcome<Client> {
-    Client::connect_unbounded(&call.settings()?).await?.map_err(RequestError::fail)
+    Client::connect_unbounded(&call.settings()?).await
 }
 
 /// The password that `--interactive` says where to find.

@@ -179,7 +179,7 @@ struct Session {
 
 impl Session {
     async fn new(settings: &Settings, printer: Printer) -> Outcome<Session> {
-        let client = Client::connect_unbounded(settings).await?.map_err(RequestError::fail)?;
+        let client = Client::connect_unbounded(settings).await?;
         Ok(Session {
             client: Rc::new(client),
             printer,

@@ -10,12 +10,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::{
-    CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all,
-    defragment, fail, failed, remove, say, tell_errors, work,
+    AUTO_COMPACT, AUTO_DEFRAG, CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded,
+    connect_all, fail, failed, remove, say, settle, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
-use crate::ctl::global::Settings;
 use crate::ctl::secure::Secure;
 use crate::ctl::session::Interrupts;
 use crate::failure::{Failure, Outcome};
@@ -48,8 +47,8 @@ pub(super) static DATASCALE: Command = Command {
             "/etcdctl-check-datascale/",
             "The prefix for writing the datascale check's keys.",
         ),
-        Flag::bool("auto-compact", "Compact storage with last revision after test is finished."),
-        Flag::bool("auto-defrag", "Defragment storage after test is finished."),
+        AUTO_COMPACT,
+        AUTO_DEFRAG,
     ],
     run: Some(|call| Box::pin(run(call))),
     ..Command::EMPTY
@@ -103,29 +102,13 @@ async fn run(call: &mut Call) -> Outcome {
         let after = resident_bytes(&endpoint, &settings.secure, "after").await;
         let removed = bounded(CLEANUP_TIME_MAX, remove(&first, &prefix)).await;
         let bytes = after? - before;
-        clean_up(call, &settings, &first, removed.map_err(fail)?).await?;
+        settle(call, &settings, &first, Some(removed.map_err(fail)?)).await?;
         judge(&report, bytes)
     };
     tokio::select! {
         judged = rest => judged,
         () = interrupts.next() => Err(Failure::silent(INTERRUPTED)),
     }
-}
-
-/// Does what the flags ask for when the keys have gone, which they were at a revision.
-async fn clean_up(
-    call: &Call,
-    settings: &Settings,
-    client: &crate::ctl::client::Client,
-    revision: i64,
-) -> Outcome {
-    if call.values.bool("auto-compact") {
-        compact(client, revision).await?;
-    }
-    if call.values.bool("auto-defrag") {
-        defragment(settings).await?;
-    }
-    Ok(())
 }
 
 /// The verdict on a load that took so many bytes of the member's memory.

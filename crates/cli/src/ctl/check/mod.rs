@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use super::bar::Bar;
 use super::client::{Client, RequestError, bounded};
-use super::command::{Call, Command, Group};
+use super::command::{Call, Command, Flag, Group};
 use super::failure::{self, Failure, Outcome};
 use super::global::Settings;
 use super::print::print;
@@ -52,6 +52,11 @@ pub(crate) static CHECK: Command = Command {
     commands: &[&perf::PERF, &datascale::DATASCALE],
     ..Command::EMPTY
 };
+
+// Flags of both checks.
+const AUTO_COMPACT: Flag =
+    Flag::bool("auto-compact", "Compact storage with last revision after test is finished.");
+const AUTO_DEFRAG: Flag = Flag::bool("auto-defrag", "Defragment storage after test is finished.");
 
 /// A size of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +99,7 @@ async fn begin(
     deadline: Option<Instant>,
     quotes: &str,
 ) -> Outcome<Rc<Client>> {
-    let client =
-        Client::connect_to(settings, &settings.endpoints, deadline).await?.map_err(fail)?;
+    let client = Client::connect_to(settings, &settings.endpoints, deadline).await?;
     let (key, range_end) = every_key(prefix.as_bytes());
     let request = pb::RangeRequest { key, range_end, limit: 1, ..Default::default() };
     let send = async |r| client.kv().range(r).await;
@@ -130,7 +134,7 @@ async fn connect_all(
     }
     let mut connected = Vec::with_capacity(clients);
     for client in connecting {
-        connected.push(Rc::new(client.await.map_err(fail)??.map_err(fail)?));
+        connected.push(Rc::new(client.await.map_err(fail)??));
     }
     Ok(connected)
 }
@@ -230,6 +234,24 @@ async fn remove(client: &Client, prefix: &str) -> Result<i64, RequestError> {
     Ok(answer.header.map_or(0, |header| header.revision))
 }
 
+/// Does what the flags ask for afterwards. `revision`: at which the keys are gone, if they are.
+async fn settle(
+    call: &Call,
+    settings: &Settings,
+    client: &Client,
+    revision: Option<i64>,
+) -> Outcome {
+    if let Some(revision) = revision
+        && call.values.bool("auto-compact")
+    {
+        compact(client, revision).await?;
+    }
+    if call.values.bool("auto-defrag") {
+        defragment(settings).await?;
+    }
+    Ok(())
+}
+
 async fn compact(client: &Client, revision: i64) -> Outcome {
     say(&format!("Compacting with revision {revision}"))?;
     let request = pb::CompactionRequest { revision, physical: true };
@@ -245,7 +267,7 @@ async fn defragment(settings: &Settings) -> Outcome {
         say(&format!("Defragmenting {quoted}"))?;
         let deadline = Some(Instant::now() + CLEANUP_TIME_MAX);
         let one = std::slice::from_ref(endpoint);
-        let client = Client::connect_to(settings, one, deadline).await?.map_err(fail)?;
+        let client = Client::connect_to(settings, one, deadline).await?;
         let send = async |r| client.maintenance().defragment(r).await;
         client.ask(&pb::DefragmentRequest {}, send).await.map_err(fail)?;
         say(&format!("Defragmented {quoted}"))?;

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::report::Report;
 use super::{
-    CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded, compact, connect_all,
-    defragment, fail, failed, remove, say, tell_errors, work,
+    AUTO_COMPACT, AUTO_DEFRAG, CLEANUP_TIME_MAX, INTERRUPTED, Load, Puts, attend, begin, bounded,
+    connect_all, failed, remove, say, settle, tell_errors, work,
 };
 use crate::command::{Call, Command, Flag};
 use crate::ctl::bar::{Bar, Unit};
@@ -45,8 +45,8 @@ pub(super) static PERF: Command = Command {
             "/etcdctl-check-perf/",
             "The prefix for writing the performance check's keys.",
         ),
-        Flag::bool("auto-compact", "Compact storage with last revision after test is finished."),
-        Flag::bool("auto-defrag", "Defragment storage after test is finished."),
+        AUTO_COMPACT,
+        AUTO_DEFRAG,
     ],
     run: Some(|call| Box::pin(run(call))),
     ..Command::EMPTY
@@ -70,7 +70,7 @@ async fn run(call: &mut Call) -> Outcome {
     // Only the question before the load shares its time limit.
     drop(begin(&settings, &prefix, Some(deadline), "'").await?);
     // What is left to do afterwards has time limits of its own.
-    let last = Client::connect_unbounded(&settings).await?.map_err(fail)?;
+    let last = Client::connect_unbounded(&settings).await?;
     let connected = connect_all(&settings, clients, Some(deadline + LAST_PUT_TIME_MAX)).await?;
 
     let bar = Rc::new(Bar::start(SECONDS, Unit::Pieces));
@@ -113,16 +113,11 @@ async fn conclude(
     report: &Report,
     rate: u64,
 ) -> Outcome {
-    match bounded(CLEANUP_TIME_MAX, remove(client, prefix)).await {
-        Ok(revision) if call.values.bool("auto-compact") => compact(client, revision).await?,
-        Ok(_) => {}
-        Err(error) => {
-            say(&format!("FAIL: Cleanup failed during key deletion: ERROR({error})"))?;
-        }
+    let removed = bounded(CLEANUP_TIME_MAX, remove(client, prefix)).await;
+    if let Err(error) = &removed {
+        say(&format!("FAIL: Cleanup failed during key deletion: ERROR({error})"))?;
     }
-    if call.values.bool("auto-defrag") {
-        defragment(settings).await?;
-    }
+    settle(call, settings, client, removed.ok()).await?;
     let erred = tell_errors(report)?;
     let (lines, well) = report.judge(rate);
     for line in lines {

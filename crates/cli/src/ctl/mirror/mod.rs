@@ -250,8 +250,7 @@ impl Mirror {
     /// Connects. Who is not let in at first is told so, as by every command.
     async fn open(&self, settings: &Settings, side: &'static str) -> Result<Rc<Client>, Interrupt> {
         match Client::connect_unbounded(settings).await {
-            Ok(Ok(client)) => Ok(Rc::new(client)),
-            Ok(Err(error)) => Err(Interrupt::of(side, error)),
+            Ok(client) => Ok(Rc::new(client)),
             Err(failure) if self.begun.get() && !failure.reason().contains(WRONG_PASSWORD) => {
                 Err(Interrupt::Again { side, error: failure.reason().to_owned() })
             }
