@@ -262,11 +262,11 @@ impl Database {
         let page_size = self.pager.page_size;
         let dropped: u64 = built.dropped.iter().map(|(_, pages)| pages).sum();
         let made: usize = built.pages.values().map(|page| page.bytes().len() / page_size).sum();
-        let ids = built.pages.keys().map(|id| PageId(*id)).collect();
+        let ids = built.pages.keys().map(|id| PageId(*id));
+        self.reclaim.committed(meta.txid, ids, built.dropped.into_iter());
         for (id, page) in built.pages {
             self.pager.cache.insert(PageId(id), page);
         }
-        self.reclaim.committed(meta.txid, ids, built.dropped.into_iter());
         let live_pages = self.view.live_pages() + made as u64 - dropped;
         self.view = View::new(self.pager.clone(), meta, live_pages, root);
     }

@@ -15,7 +15,7 @@
 //! *Absent.* The list on disk: a state written by us says that there is none, and whoever opens
 //! the file finds free pages by walking the trees.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::cache::IdMap;
 use super::meta::Txid;
@@ -123,12 +123,18 @@ pub(super) struct Reclaim {
     fresh: Vec<Retired>,
     /// By the earliest live view that reaches them; looked at again when it is gone.
     blocked: BTreeMap<Txid, Vec<Retired>>,
-    /// Pages born after the oldest live view. Any other was there for all live views.
+    /// When a page was born, if after the oldest live view; some that were born before it, too.
+    /// Any other page was there for all live views.
     births: IdMap<Txid>,
-    birth_log: VecDeque<(Txid, Vec<PageId>)>,
+    /// So many more pages are made before births are looked for that are needed no more.
+    look_after: usize,
 }
 
 impl Reclaim {
+    /// No fewer pages are made between two looks, and no fewer than there were births after the
+    /// last one: looks then cost no more than what is written.
+    const LOOK_PAGES: usize = 1024;
+
     /// Hands every retired page that no view in `live` (ascending) reaches to `free`.
     pub(super) fn settle(&mut self, live: &[Txid], mut free: impl FnMut(&Retired)) {
         let mut again = std::mem::take(&mut self.fresh);
@@ -146,14 +152,10 @@ impl Reclaim {
                 _ => free(&page),
             }
         }
-        // A page as old as the oldest view needs no birth any more.
-        let oldest = live.first().copied().unwrap_or(Txid(u64::MAX));
-        while self.birth_log.front().is_some_and(|(txid, _)| *txid <= oldest) {
-            for id in self.birth_log.pop_front().map(|(_, ids)| ids).unwrap_or_default() {
-                if self.births.get(&id.0).is_some_and(|born| *born <= oldest) {
-                    self.births.remove(&id.0);
-                }
-            }
+        if self.look_after == 0 {
+            let oldest = live.first().copied().unwrap_or(Txid(u64::MAX));
+            self.births.retain(|_, born| *born > oldest);
+            self.look_after = self.births.len().max(Self::LOOK_PAGES);
         }
     }
 
@@ -167,17 +169,17 @@ impl Reclaim {
     pub(super) fn committed(
         &mut self,
         txid: Txid,
-        made: Vec<PageId>,
+        made: impl Iterator<Item = PageId>,
         dropped: impl Iterator<Item = (PageId, u64)>,
     ) {
         for (id, pages) in dropped {
             let born = self.births.get(&id.0).copied().unwrap_or(Txid(0));
             self.fresh.push(Retired { id, pages, born, freed: txid });
         }
-        for id in &made {
+        for id in made {
             self.births.insert(id.0, txid);
+            self.look_after = self.look_after.saturating_sub(1);
         }
-        self.birth_log.push_back((txid, made));
     }
 
     /// Everything that waits.
@@ -218,13 +220,42 @@ mod tests {
             freed
         };
         // Page 5 is there from the start, 6 is born in 11; both are dropped in 12.
-        reclaim.committed(Txid(11), vec![PageId(6)], [].into_iter());
+        reclaim.committed(Txid(11), [PageId(6)].into_iter(), [].into_iter());
         assert!(free(&mut reclaim, &[10, 11]).is_empty());
-        reclaim.committed(Txid(12), vec![], [(PageId(5), 1), (PageId(6), 1)].into_iter());
+        reclaim.committed(Txid(12), [].into_iter(), [(PageId(5), 1), (PageId(6), 1)].into_iter());
         // View 10 holds 5, and not 6; view 12 holds neither.
         assert_eq!(free(&mut reclaim, &[10, 12]), [6]);
         assert_eq!(reclaim.kept(), BTreeMap::from([(Txid(10), 1)]));
         assert_eq!(free(&mut reclaim, &[12, 13]), [5]);
         assert_eq!(reclaim.kept(), BTreeMap::new());
+    }
+
+    #[test]
+    fn births_are_forgotten_when_the_oldest_view_is_gone() {
+        let mut reclaim = Reclaim::default();
+        let pages = |txid: u64| (0..100).map(move |at| PageId(100 * (txid % 50) + at));
+        for txid in 11..1000 {
+            reclaim.committed(Txid(txid), pages(txid), [].into_iter());
+            reclaim.settle(&[Txid(10), Txid(txid)], |_| ());
+            assert!(reclaim.births.len() <= 5000);
+        }
+        // All of them are younger than the view.
+        assert_eq!(reclaim.births.len(), 5000);
+        let tenth = PageId(100 * (990 % 50));
+        reclaim.settle(&[Txid(990), Txid(999)], |_| ());
+        reclaim.committed(
+            Txid(1000),
+            [].into_iter(),
+            [(tenth, 1), (PageId(tenth.0 + 100), 1)].into_iter(),
+        );
+        // View 990 reaches what was born in it, and not what was born after it.
+        let mut freed = Vec::new();
+        reclaim.settle(&[Txid(990), Txid(1000)], |page| freed.push(page.id));
+        assert_eq!(freed, [PageId(tenth.0 + 100)]);
+        for txid in 1001..1060 {
+            reclaim.committed(Txid(txid), pages(txid), [].into_iter());
+            reclaim.settle(&[Txid(txid)], |_| ());
+        }
+        assert!(reclaim.births.len() <= Reclaim::LOOK_PAGES + 100);
     }
 }
