@@ -37,6 +37,9 @@ pub const CATCHUP_ENTRIES: u64 = 5_000;
 /// client: beyond them it is ended.
 pub const SNAPSHOT_PINNED_BYTES_MAX: u64 = 1 << 30;
 
+/// Snapshots on their way to clients at once; more wait.
+pub const SNAPSHOTS_SERVED_MAX: usize = 8;
+
 /// Bytes a second of a snapshot to a client while others write. Encryption and the client itself
 /// cost several times what reading costs, often on the same machine.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128_000_000;

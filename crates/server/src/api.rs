@@ -99,6 +99,8 @@ pub(crate) struct Api {
     pub(crate) phase: watch::Receiver<Phase>,
     /// Who waits for a lock or to be elected.
     pub(crate) waiting: crate::concurrency::Waiting,
+    /// Who sends a snapshot to a client, and who waits to.
+    pub(crate) snapshots: crate::grpc::SnapshotTurns,
     seeds: AtomicU64,
 }
 
@@ -114,7 +116,7 @@ impl Api {
         let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
-        let waiting = Default::default();
+        let (waiting, snapshots) = Default::default();
         Self {
             member,
             store,
@@ -125,6 +127,7 @@ impl Api {
             leaderless,
             phase,
             waiting,
+            snapshots,
             seeds,
         }
     }
