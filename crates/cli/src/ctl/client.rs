@@ -312,9 +312,9 @@ impl Client {
         self.repeat(message, send, false).await
     }
 
-    /// Sends a request that does no harm when it is performed twice (it reads, or it grants a
-    /// lease, the other of which ends by itself): again while members are unavailable, to one
-    /// after the other.
+    /// Sends a request that does no harm when it is performed twice (it reads; or it grants a
+    /// lease, the other of which ends by itself; or it revokes one): again while members are
+    /// unavailable, to one after the other.
     pub(crate) async fn read<Q: Message + Clone, A>(
         &self,
         message: &Q,
