@@ -29,6 +29,7 @@ type unavailable struct {
 
 	mu      sync.Mutex
 	refuses int // how many more it refuses
+	refusal error
 	seen    []string
 }
 
@@ -50,7 +51,10 @@ func startUnavailable(t *testing.T, m *harness.Member) *unavailable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &unavailable{address: listener.Addr().String()}
+	u := &unavailable{
+		address: listener.Addr().String(),
+		refusal: status.Error(codes.Unavailable, "etcdserver: request timed out"),
+	}
 	u.member, err = grpc.NewClient("passthrough:///"+strings.TrimPrefix(m.Endpoint(), "http://"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(plain{})))
@@ -68,10 +72,10 @@ func (u *unavailable) handle(_ any, stream grpc.ServerStream) error {
 	u.mu.Lock()
 	u.seen = append(u.seen, method[strings.LastIndex(method, "/")+1:])
 	u.refuses--
-	refuse := u.refuses >= 0
+	refuse, refusal := u.refuses >= 0, u.refusal
 	u.mu.Unlock()
 	if refuse {
-		return status.Error(codes.Unavailable, "etcdserver: request timed out")
+		return refusal
 	}
 	var request, answer []byte
 	if err := stream.RecvMsg(&request); err != nil {
@@ -164,6 +168,16 @@ func TestCtlUnavailable(t *testing.T) {
 		"get k", "put k v", "lease grant 60", "lease revoke ID", "member list", "alarm list", "auth status",
 	} {
 		compare(line, always, "--command-timeout", "400ms")
+	}
+	// What a member of etcd says that finds no leader. etcdctl then sends even a put again, of which nobody knows
+	// whether it was done; ours does not.
+	u.refusal = status.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	for _, line := range []string{"get k", "lease grant 60", "lease revoke ID", "member list", "alarm list", "role list"} {
+		compare(line, 2)
+	}
+	compare("get k", always, "--command-timeout", "400ms")
+	if told := u.ask(t, 2, []string{tools.Ours, "ctl"}, "put", "k", "v"); !strings.HasPrefix(told, "exit 1 after Put: ") {
+		t.Errorf("a put of which nobody knows whether it was done: %s", told)
 	}
 	if p, err := client.Get(t.Context(), "k"); err != nil || len(p.Kvs) > 0 {
 		t.Errorf("a refused put was sent again: %v %v", p, err)
