@@ -288,21 +288,26 @@ func pairsUnder(client *clientv3.Client, prefix string) (map[string]string, erro
 // TestCtlMirror: what the source does while a mirror is away reaches the destination, too, and
 // nothing beside the mirror is touched.
 func TestCtlMirror(t *testing.T) {
+	fromEach(t, mirrorRestarts)
+}
+
+// fromEach mirrors by `quorate ctl` from etcd to quorate, and from quorate to etcd.
+func fromEach(t *testing.T, test func(t *testing.T, ours []string, source, dest *harness.Member, a, b *clientv3.Client)) {
+	t.Helper()
 	tools, _ := ctlTools(t)
-	ours := tools["quorate ctl"]
 	for _, from := range []harness.Kind{harness.Real, harness.Ours} {
 		t.Run("from "+from.String(), func(t *testing.T) {
 			t.Parallel()
 			source, dest := harness.Launch(t, from), harness.Launch(t, 1-from)
-			mirrorRestarts(t, ours, source, dest)
+			a, b := source.Client(), dest.Client()
+			defer a.Close()
+			defer b.Close()
+			test(t, tools["quorate ctl"], source, dest, a, b)
 		})
 	}
 }
 
-func mirrorRestarts(t *testing.T, ours []string, source, dest *harness.Member) {
-	a, b := source.Client(), dest.Client()
-	defer a.Close()
-	defer b.Close()
+func mirrorRestarts(t *testing.T, ours []string, source, dest *harness.Member, a, b *clientv3.Client) {
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

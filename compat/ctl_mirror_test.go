@@ -16,26 +16,17 @@ import (
 // TestCtlMirrorSides: a mirror does not feed itself, does not take somebody's data for its own, and
 // sees when its source is another than before.
 func TestCtlMirrorSides(t *testing.T) {
-	tools, _ := ctlTools(t)
-	ours := tools["quorate ctl"]
-	for _, from := range []harness.Kind{harness.Real, harness.Ours} {
-		t.Run("from "+from.String(), func(t *testing.T) {
-			t.Parallel()
-			source, dest := harness.Launch(t, from), harness.Launch(t, 1-from)
-			a, b := source.Client(), dest.Client()
-			defer a.Close()
-			defer b.Close()
-			for i := range 10 {
-				mustPut(t, a, fmt.Sprintf("a/%d", i), "old")
-			}
-			for i := range 20 {
-				mustPut(t, a, "a/0", fmt.Sprint(i))
-			}
-			mirrorItself(t, ours, source, a)
-			mirrorForeign(t, ours, source, dest, b)
-			mirrorAnew(t, ours, source, dest, a, b)
-		})
-	}
+	fromEach(t, func(t *testing.T, ours []string, source, dest *harness.Member, a, b *clientv3.Client) {
+		for i := range 10 {
+			mustPut(t, a, fmt.Sprintf("a/%d", i), "old")
+		}
+		for i := range 20 {
+			mustPut(t, a, "a/0", fmt.Sprint(i))
+		}
+		mirrorItself(t, ours, source, a)
+		mirrorForeign(t, ours, source, dest, b)
+		mirrorAnew(t, ours, source, dest, a, b)
+	})
 }
 
 func mirrorItself(t *testing.T, ours []string, source *harness.Member, a *clientv3.Client) {

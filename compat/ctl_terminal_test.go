@@ -40,19 +40,32 @@ func (s terminal) until(wanted string) string {
 	return ""
 }
 
-// onTerminal runs a command as a user would who answers each text of `talk` by the keys behind it.
-func onTerminal(t *testing.T, columns int, line string, talk ...[2]string) string {
+// openTerminal runs a command on a screen, and then shows how it has ended and how it left the terminal.
+func openTerminal(t *testing.T, columns int, line string) terminal {
 	t.Helper()
 	s := terminal{t, filepath.Join(t.TempDir(), "tmux")}
 	s.tmux("new-session", "-d", "-x", fmt.Sprint(columns), "-y", "60",
 		line+"; echo \"[exit $?]\"; stty -a | grep -ow -e '-\\?echo' -e '-\\?icanon'; exec sleep 60")
+	return s
+}
+
+// end waits for the end of the command, and returns the last screen.
+func (s terminal) end() string {
+	s.t.Helper()
+	s.until("[exit ")
+	return s.until("echo")
+}
+
+// onTerminal runs a command as a user would who answers each text of `talk` by the keys behind it.
+func onTerminal(t *testing.T, columns int, line string, talk ...[2]string) string {
+	t.Helper()
+	s := openTerminal(t, columns, line)
 	defer s.tmux("kill-server")
 	for _, one := range talk {
 		s.until(one[0])
 		s.tmux(append([]string{"send-keys", "--"}, strings.Fields(one[1])...)...)
 	}
-	s.until("[exit ")
-	return s.until("echo") // the terminal is as it was
+	return s.end()
 }
 
 // TestCtlTerminal compares what etcdctl and `quorate ctl` show on a terminal: tables on a narrow and

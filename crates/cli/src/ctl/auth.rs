@@ -82,7 +82,8 @@ async fn disable(call: &mut Call) -> Outcome {
 async fn status(call: &mut Call) -> Outcome {
     let client = connect(call, "status").await?;
     let request = pb::AuthStatusRequest {};
-    let answer = client.read(&request, async |r| client.auth().auth_status(r).await).await;
+    // etcd's client does not send this one again, though it only reads.
+    let answer = client.ask(&request, async |r| client.auth().auth_status(r).await).await;
     let answer = answer.map_err(RequestError::fail)?;
     call.printer().print_auth(&AuthAnswer::Status(answer))
 }

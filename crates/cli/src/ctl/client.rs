@@ -44,6 +44,9 @@ const RECEIVE_BYTES_MAX: usize = i32::MAX as usize;
 const AUTH_NOT_ENABLED: &str = "etcdserver: authentication is not enabled";
 /// What a learner answers; another endpoint may be a voter.
 const LEARNER: &str = "etcdserver: rpc not supported for learner";
+/// What a member answers that cannot do it now. That its time was over, or that it gave up, it
+/// says where there is no leader to ask.
+const PASSING: [Code; 3] = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
 /// Refusals that a new token may mend.
 const OUTDATED_TOKEN: [&str; 3] = [
     "etcdserver: user name is empty",
@@ -312,9 +315,9 @@ impl Client {
         self.repeat(message, send, false).await
     }
 
-    /// Sends a request that does no harm when it is performed twice (it reads, or it grants a
-    /// lease, the other of which ends by itself): again while members are unavailable, to one
-    /// after the other.
+    /// Sends a request that does no harm when it is performed twice (it reads; or it grants a
+    /// lease, the other of which ends by itself; or it revokes one): again while members are
+    /// unavailable, to one after the other.
     pub(crate) async fn read<Q: Message + Clone, A>(
         &self,
         message: &Q,
@@ -338,7 +341,7 @@ impl Client {
             };
             if self.is_about_token(&error) {
                 self.log_in().await?;
-            } else if !(is_read && error.code() == Code::Unavailable
+            } else if !(is_read && PASSING.contains(&error.code())
                 || error.message() == LEARNER && self.endpoints > 1)
             {
                 return Err(RequestError::Status(error));

@@ -97,7 +97,7 @@ async fn grant(call: &mut Call) -> Outcome {
     let request = pb::LeaseGrantRequest { ttl, id: 0 };
     let settings = call.settings()?;
     let client = Client::connect(&settings).await?;
-    let answer = client.ask(&request, async |r| client.lease().lease_grant(r).await).await;
+    let answer = client.read(&request, async |r| client.lease().lease_grant(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to grant lease ({error})"))
     })?;
@@ -109,7 +109,7 @@ async fn revoke(call: &mut Call) -> Outcome {
     let request = pb::LeaseRevokeRequest { id };
     let settings = call.settings()?;
     let client = Client::connect(&settings).await?;
-    let answer = client.ask(&request, async |r| client.lease().lease_revoke(r).await).await;
+    let answer = client.read(&request, async |r| client.lease().lease_revoke(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to revoke lease ({error})"))
     })?;

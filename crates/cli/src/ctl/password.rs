@@ -1,14 +1,19 @@
 //! Asks for a password: on a terminal without showing it.
 //!
 //! *Invariants.* The terminal is put back as it was before anything else happens, also when the
-//! user interrupts.
+//! user interrupts and when a signal of [`ENDING`] comes. What these signals do before and after
+//! the question is not touched.
 //!
 //! *Contract.* `speakeasy` as etcdctl v3.7.1 uses it: the prompt and a line end go to stdout, one
-//! line is read from stdin, blanks around it do not count. Without a terminal etcdctl lets `stty`
-//! complain on stderr, which is left out.
+//! line is read from stdin, blanks around it do not count; a signal ends the process as Ctrl-C
+//! does. Without a terminal etcdctl lets `stty` complain on stderr, which is left out.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::failure::{self, Failure, Outcome};
@@ -16,8 +21,10 @@ use super::secret;
 
 /// A password that is longer is cut here.
 const PASSWORD_BYTES_MAX: usize = 64 << 10;
-/// How the process ends when the user interrupts instead of answering.
+/// How the process ends when the user or a signal interrupts instead of answering.
 const INTERRUPTED: u8 = 255;
+/// The signals that would end the process while the terminal is silent.
+const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// What a byte from the terminal means.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,21 +61,29 @@ pub(crate) fn ask(prompt: &str) -> Outcome<String> {
 
 /// Shows the prompt and reads a line from stdin.
 pub(super) fn answer(prompt: &str) -> Outcome<Vec<u8>> {
-    show(prompt)?;
-    let stdin = io::stdin();
-    let read = match tcgetattr(&stdin) {
-        Ok(before) => hidden(&before),
-        Err(_) => line(|byte| if byte == b'\n' { Key::End } else { Key::Text(byte) }),
-    };
-    if let Ok(None) = read {
-        return Err(Failure::silent(INTERRUPTED));
-    }
-    show("\n")?;
-    let password = read.map_err(|error| {
+    let refused = |error: io::Error| {
         let error = crate::go::os_error(&error);
         Failure::new(failure::ERROR, format!("failed during password entry: {error}"))
-    })?;
-    Ok(password.unwrap_or_default())
+    };
+    let read = match tcgetattr(io::stdin()) {
+        Ok(before) => {
+            let signals = Signals::hold().map_err(refused)?;
+            // The prompt is shown when it may be answered.
+            silence(&before).map_err(refused)?;
+            let read = show(prompt).map(|()| line(Watched(&signals), Key::of));
+            tcsetattr(io::stdin(), OptionalActions::Now, &before)
+                .map_err(|error| refused(error.into()))?;
+            read
+        }
+        Err(_) => show(prompt).map(|()| {
+            line(Unbuffered, |byte| if byte == b'\n' { Key::End } else { Key::Text(byte) })
+        }),
+    };
+    match read? {
+        Ok(Some(password)) => show("\n").map(|()| password),
+        Ok(None) => Err(Failure::silent(INTERRUPTED)),
+        Err(error) => show("\n").and_then(|()| Err(refused(error))),
+    }
 }
 
 fn show(text: &str) -> Outcome {
@@ -79,24 +94,25 @@ fn show(text: &str) -> Outcome {
         .map_err(|_| Failure::silent(failure::ERROR))
 }
 
-/// Reads from a terminal that shows nothing and sends no signals meanwhile.
-fn hidden(before: &Termios) -> io::Result<Option<Vec<u8>>> {
-    let stdin = io::stdin();
+/// From now on the terminal shows nothing and sends no signals.
+fn silence(before: &Termios) -> io::Result<()> {
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
-    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
-    let read = line(Key::of);
-    tcsetattr(&stdin, OptionalActions::Now, before)?;
-    read
+    Ok(tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?)
 }
 
-/// Reads until the line ends; nothing if the user interrupts. Not a byte more is taken from
-/// stdin, since the command may read it, too.
-fn line(key: impl Fn(u8) -> Key) -> io::Result<Option<Vec<u8>>> {
+/// Reads until the line ends; nothing if the user or a signal interrupts. Not a byte more is taken
+/// from stdin, since the command may read it, too.
+fn line(mut stdin: impl Read, key: impl Fn(u8) -> Key) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    let mut stdin = unbuffered();
     let mut byte = [0];
-    while line.len() < PASSWORD_BYTES_MAX && stdin.read(&mut byte)? == 1 {
+    while line.len() < PASSWORD_BYTES_MAX {
+        match stdin.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) => return Err(error),
+        }
         match key(byte[0]) {
             Key::End => break,
             Key::Interrupt => return Ok(None),
@@ -113,14 +129,64 @@ fn line(key: impl Fn(u8) -> Key) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Stdin, from which nothing is read ahead.
-fn unbuffered() -> impl io::Read {
-    struct Bare(io::Stdin);
-    impl io::Read for Bare {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            Ok(rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut *buffer))?)
-        }
+struct Unbuffered;
+
+impl Read for Unbuffered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::retry_on_intr(|| rustix::io::read(io::stdin(), &mut *buffer))?)
     }
-    Bare(io::stdin())
+}
+
+/// The same, until a signal interrupts.
+struct Watched<'a>(&'a Signals);
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.come_before_input()? {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Unbuffered.read(buffer)
+    }
+}
+
+/// The signals of [`ENDING`], held back until this is dropped. They are not caught, because the
+/// action they had could not be given back to them. The only other threads that a command has are
+/// started when it connects, and that is after the questions.
+struct Signals {
+    queue: SignalFd,
+    mask_before: SigSet,
+}
+
+impl Signals {
+    fn hold() -> io::Result<Signals> {
+        let set: SigSet = ENDING.into_iter().collect();
+        let queue = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
+        Ok(Signals { queue, mask_before: set.thread_swap_mask(SigmaskHow::SIG_BLOCK)? })
+    }
+
+    /// Waits for something to read from stdin or for a signal, which is taken.
+    fn come_before_input(&self) -> io::Result<bool> {
+        let stdin = io::stdin();
+        let of = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut sources = [of(self.queue.as_fd()), of(stdin.as_fd())];
+        loop {
+            match poll(&mut sources, PollTimeout::NONE) {
+                Err(nix::Error::EINTR) => {}
+                polled => break polled.map(drop)?,
+            }
+        }
+        let is_signal = sources[0].any().unwrap_or(false);
+        if is_signal {
+            self.queue.read_signal()?;
+        }
+        Ok(is_signal)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = self.mask_before.thread_set_mask();
+    }
 }
 
 #[cfg(test)]

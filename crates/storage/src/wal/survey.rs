@@ -2,7 +2,8 @@
 //!
 //! *Invariants.* What [`salvage`] keeps are entries as [`super::Wal::open`] would return them, had
 //! the log begun where each stretch of them begins: one that was replaced, by another entry or by
-//! the snapshot of a leader, is not among them, unless the record that replaced it is lost.
+//! the snapshot of a leader, is not among them, unless the record that replaced it is lost. So a
+//! commit index proves nothing of entries that stand before what is lost between the two.
 
 use std::path::{Path, PathBuf};
 
@@ -72,9 +73,34 @@ pub struct Salvaged {
     /// The entries from the index on that was asked for, ascending. Where some are missing, lost
     /// or forgotten after a snapshot, indexes jump.
     pub entries: Vec<raftpb::Entry>,
+    /// What was read without a gap, by the first entry of each, ascending.
+    stretches: Vec<Stretch>,
+}
+
+/// The entries from one on, up to where the next stretch begins.
+#[derive(Debug)]
+struct Stretch {
+    first: LogIndex,
+    /// The commit index at its end.
+    commit: LogIndex,
 }
 
 impl Salvaged {
+    /// Whether the log proves that the cluster had agreed on the entry that it has there: none has
+    /// replaced it between itself and the commit index.
+    pub fn agreed(&self, index: LogIndex) -> bool {
+        let count = self.stretches.partition_point(|stretch| stretch.first <= index);
+        self.stretches[..count].last().is_some_and(|stretch| index <= stretch.commit)
+    }
+
+    /// Whether the entry follows the one before it only by its index: what stood between the two is
+    /// lost, and may have replaced that one. A leader's entries follow each other in any case.
+    pub fn is_doubtful(&self, index: LogIndex) -> bool {
+        let term = |index| self.entry(index).map(raftpb::Entry::term);
+        let before = index.0.checked_sub(1).and_then(|before| term(LogIndex(before)));
+        self.stretches.iter().any(|stretch| stretch.first == index) && before != term(index)
+    }
+
     /// The entries that follow `index` without a gap.
     pub fn after(&self, index: LogIndex) -> &[raftpb::Entry] {
         let from = self.entries.partition_point(|entry| entry.index() <= index.0);
@@ -98,12 +124,14 @@ pub fn salvage(disk: &dyn Disk, dir: &Path, from: LogIndex) -> Result<Salvaged, 
     let mut gathered = Gathered::default();
     let survey = walk_all(disk, dir, &mut |found| gathered.take(from, &found))?;
     gathered.settle(|_| false);
-    let Gathered { last, entries, .. } = gathered;
-    Ok(Salvaged { survey, last, entries })
+    let Gathered { last, entries, stretches, .. } = gathered;
+    Ok(Salvaged { survey, last, entries, stretches })
 }
 
 /// What of a record decides over entries.
 enum Found<'a> {
+    /// What comes does not go on from what came: something between is lost, or nothing came.
+    Gap,
     Entry(EntryView<'a>),
     Snapshot(LogIndex, Term),
     /// The commit index.
@@ -116,6 +144,9 @@ struct Gathered {
     commit: LogIndex,
     last: Option<(LogIndex, Term)>,
     entries: Vec<raftpb::Entry>,
+    stretches: Vec<Stretch>,
+    /// The next entry begins a stretch.
+    is_gap: bool,
     /// What stood before the record of a snapshot from a leader, of which the next record tells
     /// whether it came to be: a member that is killed in between goes on from what it had.
     replaced: Option<Replaced>,
@@ -131,9 +162,11 @@ struct Replaced {
 impl Gathered {
     fn take(&mut self, from: LogIndex, found: &Found<'_>) {
         match *found {
+            Found::Gap => self.is_gap = true,
             Found::Entry(entry) => {
                 let index = entry.index();
                 self.settle(|by| index > by);
+                self.stretch(index);
                 self.last = Some((index, entry.term()));
                 // It replaces those of its index and after.
                 self.entries.truncate(self.entries.partition_point(|kept| kept.index() < index.0));
@@ -144,6 +177,11 @@ impl Gathered {
             Found::State(commit) => {
                 self.settle(|by| commit >= by);
                 self.commit = commit;
+                if let Some(stretch) = self.stretches.last_mut()
+                    && !self.is_gap
+                {
+                    stretch.commit = commit;
+                }
             }
             Found::Snapshot(index, term) => {
                 self.settle(|_| false);
@@ -155,6 +193,16 @@ impl Gathered {
                 }
             }
         }
+    }
+
+    /// Counts an entry to its stretch.
+    fn stretch(&mut self, index: LogIndex) {
+        let own = if self.is_gap { None } else { self.stretches.pop() };
+        let first = own.map_or(index, |own| own.first.min(index));
+        // Those of which an entry leaves nothing.
+        self.stretches.truncate(self.stretches.partition_point(|before| before.first < first));
+        self.stretches.push(Stretch { first, commit: self.commit });
+        self.is_gap = false;
     }
 
     /// Decides over a snapshot: what comes next may follow it, or it never came to be.
@@ -253,6 +301,9 @@ impl Survey {
         found.bytes = file.file.len().doing("measure", &file.path)?;
         let Self { metadata, snapshots, hard_state, .. } = self;
         let Walk { chain, on_found, .. } = walk;
+        if chain.is_none() {
+            on_found(Found::Gap);
+        }
         let end = walk_segment(file, last, chain, metadata, &mut |placed| {
             match placed.record.kind {
                 Kind::Entry => {
@@ -353,6 +404,41 @@ mod tests {
         let kept: Vec<(u64, u64)> =
             salvaged.entries.iter().map(|entry| (entry.term(), entry.index())).collect();
         assert_eq!(kept, [(1, 2), (2, 3)]);
+    }
+
+    #[test]
+    fn a_commit_index_proves_nothing_of_what_stands_before_a_gap() {
+        for term in [1, 2] {
+            let (disk, dir) = (Faulty::new(0), Path::new("/wal"));
+            let options = Options { segment_bytes: 4096, sync: false };
+            let mut wal = Wal::create(Arc::new(disk.clone()), dir, Bytes::new(), options).unwrap();
+            let entries = |term, from: u64, to: u64| {
+                (from..=to).map(|index| place(term, index)).collect::<Vec<_>>()
+            };
+            wal.append(&entries(1, 1, 10), Some(&state(1, 10))).unwrap();
+            // Each fills the rest of a segment.
+            for term in [1, term] {
+                let count = survey(&disk, dir).unwrap().segments.len();
+                while survey(&disk, dir).unwrap().segments.len() == count {
+                    wal.append(&entries(term, 11, 20), None).unwrap();
+                }
+            }
+            wal.append(&entries(term, 21, 30), Some(&state(term, 28))).unwrap();
+            wal.close().unwrap();
+            let whole = salvage(&disk, dir, LogIndex(1)).unwrap();
+            assert!((1..=28).all(|index| whole.agreed(LogIndex(index))));
+            assert!(!(1..=30).any(|index| whole.is_doubtful(LogIndex(index)) && index > 1));
+            let segments = whole.survey.segments;
+            disk.remove(&segments[segments.len() - 2].path).unwrap();
+            let left = salvage(&disk, dir, LogIndex(1)).unwrap();
+            assert_eq!(left.after(LogIndex(0)).len(), 30);
+            for index in 1..=30 {
+                let agreed = index <= 10 || (21..=28).contains(&index);
+                assert_eq!(left.agreed(LogIndex(index)), agreed, "{index} of term {term}");
+            }
+            assert_eq!(left.is_doubtful(LogIndex(21)), term == 2);
+            assert!(!left.is_doubtful(LogIndex(20)) && !left.is_doubtful(LogIndex(22)));
+        }
     }
 
     fn place(term: u64, index: u64) -> raftpb::Entry {

@@ -181,11 +181,19 @@ pub(super) fn committed(sources: &[Source]) -> LogIndex {
 
 /// The last entry of what is chosen of which the cluster had agreed on it and on all before it.
 pub(super) fn certain(choice: &Choice<'_>, sources: &[Source]) -> LogIndex {
-    let base = choice.base.map(|(_, base)| base.at.index);
-    let own = choice.log.map(Source::commit);
+    let mut certain = choice.base.map(|(_, base)| base.at.index).unwrap_or_default();
+    let Some(log) = choice.log else { return certain };
     let is_shown = |entry: &&Entry| sources.iter().any(|source| shows(source, entry));
-    let shown = choice.tail.iter().rfind(is_shown).map(|entry| LogIndex(entry.index()));
-    base.into_iter().chain(own).chain(shown).max().unwrap_or_default()
+    let is_doubtful = |entry: &Entry| log.log.is_doubtful(LogIndex(entry.index()));
+    // Of a log an entry shows all that it follows, and nothing of what stands before a gap.
+    for part in choice.tail.chunk_by(|_, next| !is_doubtful(next)) {
+        let Some(shown) = part.iter().rfind(is_shown) else { break };
+        certain = LogIndex(shown.index());
+        if part.last() != Some(shown) {
+            break;
+        }
+    }
+    certain
 }
 
 /// Whether a directory has that very entry, and proves that the cluster had agreed on it.
@@ -195,7 +203,7 @@ fn shows(source: &Source, entry: &Entry) -> bool {
     source.snapshot == at
         || source.bases.iter().any(|base| base.at == at)
         || source.recorded().any(|found| found == at)
-        || at.index <= source.commit() && source.is_undamaged() && has()
+        || source.log.agreed(at.index) && has()
 }
 
 /// How many of the voters have left a log in which nothing is missing, and where that ends which

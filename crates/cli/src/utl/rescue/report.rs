@@ -65,7 +65,7 @@ pub(super) struct Chosen {
     pub(super) committed: u64,
     /// Up to here the cluster had agreed on everything.
     pub(super) certain_revision: i64,
-    /// The first entry and the last that were agreed on and are in none of the directories.
+    /// The first entry and the last that were agreed on and that nothing chosen leads up to.
     pub(super) lost_entries: Option<(u64, u64)>,
     /// How many members had a vote.
     pub(super) voters: usize,
@@ -203,7 +203,7 @@ impl Chosen {
         if let Some((first, last)) = self.lost_entries {
             writeln!(
                 out,
-                "LOST: entries {first} to {last} were agreed on, and are in none of the directories"
+                "LOST: entries {first} to {last} were agreed on, and nothing whole leads up to them"
             )?;
         }
         let of = format!("{whole_voters} of {voters} voting members have left a whole log");

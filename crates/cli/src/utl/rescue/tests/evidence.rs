@@ -109,17 +109,21 @@ fn what_another_log_committed_is_certain_only_where_it_is_the_same() {
     std::fs::remove_dir_all(dirs[1].wal()).unwrap();
     let report = bench.rescue(&dirs, &[]);
     assert_eq!(report["chosen"]["certainRevision"], revision(220));
-    // A log whose end cannot be read says how much was committed, and not what.
-    let bench = Bench::new();
-    let dirs = [bench.make("a", &best), bench.make("b", &Left { member: 2, ..WHOLE })];
-    std::fs::remove_file(dirs[1].database()).unwrap();
-    let log = segments(&dirs[1]);
-    for path in &log[4..log.len() - 1] {
-        flip(path, 400);
+    // A log of which the middle is lost says how much was committed, and what only behind that: its
+    // last segment has entry 240, or begins later.
+    for (last, certain) in [(250, 240), (290, 210)] {
+        let bench = Bench::new();
+        let other = Left { member: 2, log: last, ..WHOLE };
+        let dirs = [bench.make("a", &best), bench.make("b", &other)];
+        std::fs::remove_file(dirs[1].database()).unwrap();
+        let log = segments(&dirs[1]);
+        for path in &log[4..log.len() - 1] {
+            flip(path, 400);
+        }
+        let report = bench.rescue(&dirs, &[]);
+        assert_eq!(report["directories"][1]["committed"], 240);
+        assert_eq!(report["chosen"]["certainRevision"], revision(certain));
     }
-    let report = bench.rescue(&dirs, &[]);
-    assert_eq!(report["directories"][1]["committed"], 240);
-    assert_eq!(report["chosen"]["certainRevision"], revision(210));
 }
 
 #[test]
@@ -160,4 +164,64 @@ fn the_term_of_a_database_is_that_of_its_own_log() {
     assert_eq!(report["directories"][1]["databases"][0]["term"], 0);
     assert!(report["chosen"]["log"].as_str().unwrap().contains("/a/"), "{report}");
     bench.check(250, &WHOLE);
+}
+
+/// A log up to entry 100, of which 80 are agreed on, and then 81 to 250 by another leader.
+fn replaced(bench: &Bench) -> DataDir {
+    let dir = bench.make("a", &Left { log: 100, commit: 80, database: 0, ..WHOLE });
+    for (entries, commit) in [(81..=200, 190), (201..=250, 240)] {
+        append(&dir, None, &entries.map(|index| entry(index, 9)).collect::<Vec<_>>(), commit);
+    }
+    dir
+}
+
+#[test]
+fn what_may_have_been_replaced_where_the_log_is_damaged_is_not_certain() {
+    let bench = Bench::new();
+    let dirs = [replaced(&bench)];
+    let needle = b"value 81 of term 9";
+    let (path, at) = segments(&dirs[0])
+        .into_iter()
+        .find_map(|path| {
+            let bytes = std::fs::read(&path).unwrap();
+            let at = bytes.windows(needle.len()).position(|found| found == needle)?;
+            Some((path, at))
+        })
+        .unwrap();
+    flip(&path, at);
+    // The states behind the damage tell of 240 entries, but not that 81 to 100 are those here.
+    let report = bench.rescue(&dirs, &[]);
+    let told = &report["chosen"];
+    assert_eq!((&told["entry"], &told["term"]), (&100.into(), &3.into()), "{report}");
+    assert_eq!(told["revision"], revision(100));
+    assert_eq!(told["certainRevision"], revision(80));
+    assert_eq!(told["lostEntries"], serde_json::json!([101, 240]));
+    assert_eq!(told["mayLackAcknowledged"], true);
+}
+
+#[test]
+fn what_follows_a_lost_segment_by_its_index_shows_nothing_of_what_stands_before() {
+    // The lost segment has replaced 81 to 100, or has not.
+    for (lost, certain) in [(9, 80), (term(100), 240)] {
+        let bench = Bench::new();
+        let dir = bench.make("a", &Left { log: 100, commit: 80, database: 0, ..WHOLE });
+        let fill = |entries: &[Entry]| {
+            let count = segments(&dir).len();
+            while segments(&dir).len() == count {
+                append(&dir, None, entries, 80);
+            }
+            count
+        };
+        let all = |term: u64| (81..=100).map(|index| entry(index, term)).collect::<Vec<_>>();
+        let own: Vec<Entry> = (81..=100).map(|index| WHOLE.entry(index)).collect();
+        fill(&own);
+        let segment = if lost == 9 { fill(&all(9)) } else { fill(&own) };
+        let after: Vec<Entry> = (101..=250).map(|index| entry(index, lost)).collect();
+        append(&dir, None, &after, 240);
+        std::fs::remove_file(&segments(&dir)[segment - 1]).unwrap();
+        let report = bench.rescue(&[dir], &[]);
+        let told = &report["chosen"];
+        assert_eq!(told["revision"], revision(250), "{report}");
+        assert_eq!(told["certainRevision"], revision(certain), "{report}");
+    }
 }
