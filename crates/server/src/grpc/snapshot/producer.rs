@@ -1,7 +1,7 @@
 //! Reads an image and makes its messages, on a thread of its own.
 //!
-//! *Invariants.* The thread holds the image until the last of it is read, and ends when nobody takes
-//! its pieces any more. It is the first to wait when processors are scarce.
+//! *Invariants.* The thread holds the image until the last of it is read, and ends when nobody
+//! takes its pieces any more. It is the first to wait when processors are scarce.
 
 use std::convert::Infallible;
 use std::sync::Arc;
