@@ -11,6 +11,8 @@ use std::time::Duration;
 use base::calendar::DateTime;
 pub(crate) use base::go::error_text as os_error;
 
+use crate::failure::{self, Failure, Outcome};
+
 /// Go's `%q` of a string or a byte slice.
 pub(crate) fn quote(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
@@ -355,6 +357,15 @@ pub(crate) fn rfc3339(since_epoch: Duration) -> String {
 /// A moment as etcd's log lines write it: `2026-11-21T06:52:56.924320Z`.
 pub(crate) fn timestamp(since_epoch: Duration) -> String {
     format!("{}.{:06}Z", DateTime(since_epoch.as_secs()), since_epoch.subsec_micros())
+}
+
+/// Text of a message. Go's client finds out that it is none when it sends it.
+pub(crate) fn text(bytes: &[u8]) -> Outcome<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        let reason = "rpc error: code = Internal desc = grpc: error while marshaling: string \
+                      field contains invalid UTF-8";
+        Failure::new(failure::ERROR, reason)
+    })
 }
 
 #[cfg(test)]

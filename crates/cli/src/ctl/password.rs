@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::failure::{self, Failure, Outcome};
-use super::secret;
+use crate::go;
 
 /// A password that is longer is cut here.
 const PASSWORD_BYTES_MAX: usize = 64 << 10;
@@ -54,7 +54,7 @@ impl Key {
 
 /// Asks for the password that a connection needs.
 pub(crate) fn ask(prompt: &str) -> Outcome<String> {
-    let text = secret::text(&answer(prompt)?);
+    let text = go::text(&answer(prompt)?);
     let text = text.map_err(|failure| Failure { code: failure::BAD_CONNECTION, ..failure })?;
     Ok(text.trim().to_owned())
 }
@@ -62,7 +62,7 @@ pub(crate) fn ask(prompt: &str) -> Outcome<String> {
 /// Shows the prompt and reads a line from stdin.
 pub(super) fn answer(prompt: &str) -> Outcome<Vec<u8>> {
     let refused = |error: io::Error| {
-        let error = crate::go::os_error(&error);
+        let error = go::os_error(&error);
         Failure::new(failure::ERROR, format!("failed during password entry: {error}"))
     };
     let read = match tcgetattr(io::stdin()) {

@@ -10,7 +10,7 @@ use super::command::{Arg, Call, Command, Flag, Group, Values};
 use super::failure::{self, Failure, Outcome};
 use super::print::AuthAnswer;
 use super::range::prefix_end;
-use super::secret::text;
+use crate::go::text;
 
 pub(crate) static ROLE: Command = Command {
     name: "role",

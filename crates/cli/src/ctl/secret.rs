@@ -6,6 +6,7 @@ use std::io::{self, BufRead as _, Read as _};
 
 use super::failure::{self, Failure, Outcome};
 use super::password;
+use crate::go::text;
 
 /// What follows in a longer line is no part of a password.
 const LINE_BYTES_MAX: u64 = 64 << 10;
@@ -42,15 +43,6 @@ pub(crate) fn word() -> Outcome<String> {
 
 fn first_word(line: &[u8]) -> Outcome<String> {
     Ok(text(line)?.split_whitespace().next().unwrap_or_default().to_owned())
-}
-
-/// Text of a message. Go's client finds out that it is none when it sends it.
-pub(crate) fn text(bytes: &[u8]) -> Outcome<String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| {
-        let reason = "rpc error: code = Internal desc = grpc: error while marshaling: string \
-                      field contains invalid UTF-8";
-        Failure::new(failure::ERROR, reason)
-    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::command::{Call, Command, Flag, Group, Kind};
 use super::failure::{self, Failure, Outcome};
 use super::print::{AuthAnswer, print};
 use super::secret;
+use crate::go;
 
 pub(crate) static USER: Command = Command {
     name: "user",
@@ -102,13 +103,13 @@ fn name(call: &Call, command: &str) -> Outcome<String> {
         let reason = format!("user {command} command requires user name as its argument");
         return Err(bad(&reason));
     };
-    secret::text(name)
+    go::text(name)
 }
 
 /// The user's name and the role's.
 fn pair(call: &Call, reason: &str) -> Outcome<(String, String)> {
     let [user, role] = call.args.as_slice() else { return Err(bad(reason)) };
-    Ok((secret::text(user)?, secret::text(role)?))
+    Ok((go::text(user)?, go::text(role)?))
 }
 
 async fn connect(call: &mut Call) -> Outcome<Client> {
