@@ -42,7 +42,7 @@ pub const SNAPSHOTS_SERVED_MAX: usize = 8;
 
 /// Bytes a second of a snapshot to a client while others write. Encryption and the client itself
 /// cost several times what reading costs, often on the same machine.
-pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128_000_000;
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 96_000_000;
 
 /// Snapshots on their way to other members at once. Each holds the pages of one state of the
 /// database until it has arrived.
