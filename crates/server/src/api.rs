@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base::limits::SNAPSHOTS_SERVED_MAX;
 use base::{Clock, MemberId, Moment, RequestIds, Revision, Rng};
 use node::requests::Rejected;
 use node::requests::watch::Limits;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, ResponseHeader};
 use store::{Operation, Response, Shared};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Config, FEATURE_GATES};
 use crate::live::Live;
@@ -100,7 +101,7 @@ pub(crate) struct Api {
     /// Who waits for a lock or to be elected.
     pub(crate) waiting: crate::concurrency::Waiting,
     /// Who sends a snapshot to a client, and who waits to.
-    pub(crate) snapshots: crate::grpc::SnapshotTurns,
+    pub(crate) snapshots: Semaphore,
     seeds: AtomicU64,
 }
 
@@ -116,7 +117,8 @@ impl Api {
         let lease_ids = RequestIds::new(member.id(), clock.unix_ms());
         let store = member.store_arc();
         let seeds = AtomicU64::new(clock.unix_ms());
-        let (waiting, snapshots) = Default::default();
+        let waiting = Default::default();
+        let snapshots = Semaphore::new(SNAPSHOTS_SERVED_MAX);
         Self {
             member,
             store,

@@ -56,7 +56,6 @@ pub(crate) use body::{Body, Item};
 use call::Call;
 use method::{Kind, Method};
 use reply::Reply;
-pub(crate) use snapshot::SnapshotTurns;
 pub(crate) use source::Source;
 pub(crate) use status::Status;
 use stream::Stream;

@@ -9,19 +9,20 @@
 //! 2. A snapshot pins the pages of its state until the last of them is read. It is ended when its
 //!    receiver does not take a piece within [`Bounds::stall`], and when the pages that are kept for
 //!    it, and for no earlier state, are more than [`Bounds::pinned_bytes`].
-//! 3. At most [`SNAPSHOTS_SERVED_MAX`] are under way; others wait for their turn, and pin nothing.
+//! 3. At most [`base::limits::SNAPSHOTS_SERVED_MAX`] are under way; others wait for their turn, and
+//!    pin nothing.
 
 mod producer;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use base::limits::{SNAPSHOT_BYTES_PER_SECOND, SNAPSHOT_PINNED_BYTES_MAX, SNAPSHOTS_SERVED_MAX};
+use base::limits::{SNAPSHOT_BYTES_PER_SECOND, SNAPSHOT_PINNED_BYTES_MAX};
 use bytes::Bytes;
 use node::requests::Code;
 use proto::etcdserverpb::SnapshotRequest;
 use storage::bolt::Image;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::status::Status;
 use super::stream::Stream;
@@ -31,16 +32,6 @@ use producer::{Piece, Producer};
 
 /// Pieces that wait for the connection.
 const PIECES_MAX: usize = 1;
-
-/// Who may send a snapshot now.
-#[derive(Debug)]
-pub(crate) struct SnapshotTurns(Semaphore);
-
-impl Default for SnapshotTurns {
-    fn default() -> Self {
-        Self(Semaphore::new(SNAPSHOTS_SERVED_MAX))
-    }
-}
 
 /// What a snapshot may cost others.
 #[derive(Clone, Copy)]
@@ -79,7 +70,7 @@ pub(super) async fn send(stream: &mut Stream, message: Bytes) -> Result<(), Stat
     let api = Arc::clone(&stream.call.api);
     let _turn = tokio::select! {
         biased;
-        turn = api.snapshots.0.acquire() => turn,
+        turn = api.snapshots.acquire() => turn,
         status = stream.interrupted() => return Err(status),
     };
     let began = Instant::now();
@@ -146,19 +137,16 @@ async fn watched(
     bounds: &Bounds,
     sending: impl Future<Output = Result<(), Status>>,
 ) -> Result<(), Status> {
-    let costly = || {
-        let most = bounds.pinned_bytes;
-        let text = format!(
-            "snapshot aborted: more than {most} bytes of the database changed while it was sent"
-        );
-        let pinned = image.upgrade().map_or(0, |image| image.pinned_bytes());
-        (pinned > most).then(|| Status::new(Code::ResourceExhausted, text))
-    };
+    let most = bounds.pinned_bytes;
+    let is_costly = || image.upgrade().is_some_and(|image| image.pinned_bytes() > most);
     let mut sending = std::pin::pin!(sending);
     let mut waited = Duration::ZERO;
     while waited < bounds.stall {
-        if let Some(status) = costly() {
-            return Err(status);
+        if is_costly() {
+            let text = format!(
+                "snapshot aborted: more than {most} bytes of the database changed while it was sent"
+            );
+            return Err(Status::new(Code::ResourceExhausted, text));
         }
         match tokio::time::timeout(bounds.look, &mut sending).await {
             Ok(sent) => return sent,
