@@ -330,37 +330,18 @@ fn read_half_made(
     Ok((log.hard_state().commit() == 0).then_some(HalfMade { log, is_opened }))
 }
 
-/// Opens the directory of a member.
-pub fn open(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-    store: impl FnOnce(Identity) -> StoreOptions,
-    now: Moment,
-) -> Result<Opened, StartError> {
-    open_as(disk, dir, options, store, now, Role::Member)
-}
-
-/// The same for one that is to leave the others behind: what [`Opened::leave_others`] would refuse
-/// is refused before the first change.
-pub fn open_to_leave(
-    disk: &Arc<dyn Disk>,
-    dir: &DataDir,
-    options: &FileOptions,
-    store: impl FnOnce(Identity) -> StoreOptions,
-    now: Moment,
-) -> Result<Opened, StartError> {
-    open_as(disk, dir, options, store, now, Role::Leaver)
-}
-
 /// What a member is opened for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To take part in its cluster.
     Member,
+    /// To leave the others behind: what [`Opened::leave_others`] would refuse is refused before the
+    /// first change.
     Leaver,
 }
 
-fn open_as(
+/// Opens the directory of a member.
+pub fn open(
     disk: &Arc<dyn Disk>,
     dir: &DataDir,
     options: &FileOptions,

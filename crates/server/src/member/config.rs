@@ -11,7 +11,7 @@ use storage::datadir::DataDir;
 use storage::disk::Disk;
 use store::{Applied, Operation, StoreOptions, Swept};
 use worker::Saved;
-use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, StartError};
+use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, Role, StartError};
 
 use super::{Network, SERVER_VERSION};
 
@@ -109,11 +109,8 @@ impl MemberConfig {
             learners_max: self.learners_max,
             server_version: SERVER_VERSION,
         };
-        let now = clock.now();
-        let mut opened = match self.force_new_cluster {
-            true => bootstrap::open_to_leave(disk, dir, files, options, now)?,
-            false => bootstrap::open(disk, dir, files, options, now)?,
-        };
+        let role = if self.force_new_cluster { Role::Leaver } else { Role::Member };
+        let mut opened = bootstrap::open(disk, dir, files, options, clock.now(), role)?;
         if let Some(repair) = &opened.repaired {
             observer.wal_repaired(&repair.to_string());
         }

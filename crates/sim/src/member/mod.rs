@@ -31,7 +31,7 @@ use storage::datadir::DataDir;
 use storage::disk::{Disk, Faulty};
 use store::lease::Checkpoints;
 use store::{Applied, ApplyError, ConfChangeError, Response, Shared};
-use worker::bootstrap::{self, Opened, StartError};
+use worker::bootstrap::{self, Opened, Role, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use crate::clock::Skewed;
@@ -192,7 +192,7 @@ impl Found {
         let place = Place { disk: shared, dir: DataDir::new(ROOT), database };
         let options = |identity: bootstrap::Identity| settings.store(identity.member);
         let (files, now) = (settings.files(), setup.clock.now());
-        let opened = bootstrap::open(&place.disk, &place.dir, &files, options, now)?;
+        let opened = bootstrap::open(&place.disk, &place.dir, &files, options, now, Role::Member)?;
         Ok(Self { opened, place })
     }
 

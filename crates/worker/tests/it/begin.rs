@@ -10,7 +10,9 @@ use storage::datadir::DataDir;
 use storage::disk::{Disk, Faulty, Open};
 use storage::{bolt, wal};
 use store::StoreOptions;
-use worker::bootstrap::{self, FileOptions, Forced, Identity, InitialMember, Opened, StartError};
+use worker::bootstrap::{
+    self, FileOptions, Forced, Identity, InitialMember, Opened, Role, StartError,
+};
 
 pub(crate) fn files() -> FileOptions {
     FileOptions {
@@ -26,7 +28,7 @@ pub(crate) fn directory() -> DataDir {
 pub(crate) fn open(disk: &Arc<dyn Disk>) -> Result<Opened, StartError> {
     let store =
         |identity: Identity| StoreOptions { member: identity.member, ..StoreOptions::default() };
-    bootstrap::open(disk, &directory(), &files(), store, base::Moment::default())
+    bootstrap::open(disk, &directory(), &files(), store, base::Moment::default(), Role::Member)
 }
 
 pub(crate) fn founders() -> Vec<InitialMember> {

@@ -19,7 +19,7 @@ use storage::datadir::DataDir;
 use storage::disk::{Disk, Faulty};
 use storage::wal;
 use store::{ApplyError, HashKv, Response, Shared, StoreOptions};
-use worker::bootstrap::{self, FileOptions, InitialMember, StartError};
+use worker::bootstrap::{self, FileOptions, InitialMember, Role, StartError};
 use worker::{ApplyWorker, CommitWorker, Fatal, Handoff, Listener, LogWorker, Place};
 
 use crate::oracle::Answers;
@@ -251,7 +251,7 @@ impl Member {
         time.pass(Duration::from_secs(1));
         let now = time.now();
         let options = |identity: bootstrap::Identity| settings.store(identity.member);
-        let opened = bootstrap::open(&disk, &dir, &settings.files(), options, now)
+        let opened = bootstrap::open(&disk, &dir, &settings.files(), options, now, Role::Member)
             .map_err(NoStart::Refused)?;
         let restored = &opened.restored;
         history.recover(restored.base.index.get(), &restored.entries).map_err(NoStart::Wrong)?;

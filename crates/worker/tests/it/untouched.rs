@@ -14,7 +14,7 @@ use storage::bolt::{Batch, Database};
 use storage::disk::{Disk, Faulty, Image, Open};
 use storage::wal::{self, Wal};
 use store::{StoreOptions, schema};
-use worker::bootstrap::{self, Identity, StartError};
+use worker::bootstrap::{self, Identity, Role, StartError};
 
 use crate::begin::{directory, files, founders, open};
 
@@ -181,7 +181,7 @@ fn refused_to_leave(disk: &Faulty) -> StartError {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = |own: Identity| StoreOptions { member: own.member, ..StoreOptions::default() };
     let now = base::Moment::default();
-    let opened = bootstrap::open_to_leave(&shared, &directory(), &files(), store, now);
+    let opened = bootstrap::open(&shared, &directory(), &files(), store, now, Role::Leaver);
     let error = opened.map(|_| ()).unwrap_err();
     assert_eq!(disk.live_image(), before, "{error}");
     error
