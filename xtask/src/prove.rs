@@ -157,8 +157,8 @@ const PROOFS: &[Proof] = &[
         name: "backup",
         claim: "In quiet a client downloads a database of 1 GiB at 200 MB/s or more, the member \
                 takes less than 64 MiB of memory for it; while others write it is slower, so that \
-                they feel little of it; real etcd is measured beside. Directories and files are in memory: on one \
-                disk for all, that disk would be measured.",
+                they feel little of it; real etcd is measured beside. Directories and files are in \
+                memory: on one disk for all, that disk would be measured.",
         commands: &[
             BUILD,
             line(".", &[("TMPDIR", "/dev/shm")], &["cargo", "xtask", "perf", "backup"]),

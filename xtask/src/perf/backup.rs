@@ -152,11 +152,12 @@ fn download(tools: &Tools, server: &Server, client: Client) -> Result<f64> {
     let began = Instant::now();
     let mut command = match client {
         Client::Plain => Command::new(&tools.etcdctl),
-        Client::Yielding => Command::new("chrt"),
+        Client::Yielding => {
+            let mut command = Command::new("chrt");
+            command.args(["--idle", "0"]).arg(&tools.etcdctl);
+            command
+        }
     };
-    if let Client::Yielding = client {
-        command.args(["--idle", "0"]).arg(&tools.etcdctl);
-    }
     let status = command
         .args(["--endpoints", &server.endpoint, "--command-timeout=120s", "snapshot", "save"])
         .arg(&file)

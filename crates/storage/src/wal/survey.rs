@@ -449,6 +449,11 @@ mod tests {
         raftpb::HardState { term: Some(term), vote: Some(1), commit: Some(commit) }
     }
 
+    fn record(term: u64, index: u64) -> walpb::Snapshot {
+        let conf_state = Some(raftpb::ConfState::default());
+        walpb::Snapshot { index: Some(index), term: Some(term), conf_state }
+    }
+
     /// A term and an index.
     type Place = (u64, u64);
 
@@ -466,11 +471,6 @@ mod tests {
 
     #[test]
     fn entries_that_a_received_snapshot_replaced_are_not_salvaged() {
-        let record = |term, index| walpb::Snapshot {
-            index: Some(index),
-            term: Some(term),
-            conf_state: Some(raftpb::ConfState::default()),
-        };
         let stale: Vec<raftpb::Entry> = (1..=9).map(|index| place(1, index)).collect();
         for from in [1, 8] {
             // It stands beyond the log, or for an entry that is another one there.
@@ -495,11 +495,6 @@ mod tests {
 
     #[test]
     fn entries_that_a_snapshot_did_not_replace_are_salvaged() {
-        let record = |term, index| walpb::Snapshot {
-            index: Some(index),
-            term: Some(term),
-            conf_state: Some(raftpb::ConfState::default()),
-        };
         let entries: Vec<raftpb::Entry> = (1..=9).map(|index| place(1, index)).collect();
         let all = |from: u64, to: u64| (from..=to).map(|index| (1, index)).collect::<Vec<_>>();
         for from in [1, 6] {

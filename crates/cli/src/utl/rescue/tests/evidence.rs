@@ -18,12 +18,18 @@ fn append(dir: &DataDir, received: Option<&walpb::Snapshot>, entries: &[Entry], 
     wal.close().unwrap();
 }
 
-#[test]
-fn the_log_of_a_restored_cluster_is_not_taken_for_all_of_it() {
-    let bench = Bench::new();
+/// The directory of a restored cluster.
+fn restored(bench: &Bench) -> DataDir {
     bench.rescue(&[bench.make("a", &WHOLE)], &[]);
     let dir = DataDir::new(bench.0.path().join("old/again"));
     std::fs::rename(bench.new_dir(), dir.root()).unwrap();
+    dir
+}
+
+#[test]
+fn the_log_of_a_restored_cluster_is_not_taken_for_all_of_it() {
+    let bench = Bench::new();
+    let dir = restored(&bench);
     let puts: Vec<Entry> =
         (2..=30).map(|index| Entry { index: Some(index), ..entry(index + 10, 2) }).collect();
     append(&dir, None, &puts, 28);
@@ -40,9 +46,7 @@ fn the_log_of_a_restored_cluster_is_not_taken_for_all_of_it() {
 #[test]
 fn a_log_that_breaks_off_behind_its_members_is_not_taken_for_all_of_it() {
     let bench = Bench::new();
-    bench.rescue(&[bench.make("a", &WHOLE)], &[]);
-    let dir = DataDir::new(bench.0.path().join("old/again"));
-    std::fs::rename(bench.new_dir(), dir.root()).unwrap();
+    let dir = restored(&bench);
     std::fs::remove_file(dir.database()).unwrap();
     let segment = segments(&dir).pop().unwrap();
     let log = wal::survey(&Real, dir.wal()).unwrap();
