@@ -55,7 +55,7 @@ async fn connect(call: &mut Call, name: &str) -> Outcome<Client> {
 /// All alarms.
 pub(crate) async fn list(client: &Client) -> Result<pb::AlarmResponse, RequestError> {
     let request = pb::AlarmRequest { action: AlarmAction::Get as i32, ..Default::default() };
-    client.read(&request, async |r| client.maintenance().alarm(r).await).await
+    client.ask_repeatable(&request, async |r| client.maintenance().alarm(r).await).await
 }
 
 /// Disarms every alarm that is raised now. The answer has no header, since it stands for many.

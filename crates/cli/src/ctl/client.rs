@@ -318,7 +318,7 @@ impl Client {
     /// Sends a request that does no harm when it is performed twice (it reads; or it grants a
     /// lease, the other of which ends by itself; or it revokes one): again while members are
     /// unavailable, to one after the other.
-    pub(crate) async fn read<Q: Message + Clone, A>(
+    pub(crate) async fn ask_repeatable<Q: Message + Clone, A>(
         &self,
         message: &Q,
         send: impl AsyncFn(Request<Q>) -> Result<tonic::Response<A>, Status>,
@@ -330,7 +330,7 @@ impl Client {
         &self,
         message: &Q,
         send: impl AsyncFn(Request<Q>) -> Result<tonic::Response<A>, Status>,
-        is_read: bool,
+        is_repeatable: bool,
     ) -> Result<A, RequestError> {
         // Between two pauses a majority of the endpoints is asked.
         let majority = self.endpoints / 2 + 1;
@@ -341,7 +341,7 @@ impl Client {
             };
             if self.is_about_token(&error) {
                 self.log_in().await?;
-            } else if !(is_read && PASSING.contains(&error.code())
+            } else if !(is_repeatable && PASSING.contains(&error.code())
                 || error.message() == LEARNER && self.endpoints > 1)
             {
                 return Err(RequestError::Status(error));

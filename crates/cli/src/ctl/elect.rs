@@ -166,7 +166,7 @@ async fn observe(settings: Settings, prefix: &[u8], printer: &Printer) -> Outcom
     let lost = |_| fail("elect: observer lost");
     loop {
         let send = async |r| client.kv().range(r).await;
-        let answer = client.read(&first_created(prefix), send).await.map_err(lost)?;
+        let answer = client.ask_repeatable(&first_created(prefix), send).await.map_err(lost)?;
         let mut header = answer.header.unwrap_or_default();
         let leader = match answer.kvs.into_iter().next() {
             Some(leader) => leader,

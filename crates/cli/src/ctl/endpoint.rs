@@ -83,7 +83,7 @@ async fn check(settings: Rc<Settings>, endpoint: String) -> Outcome<Health> {
     };
     let start = Instant::now();
     let request = pb::RangeRequest { key: "health".into(), ..Default::default() };
-    let answer = client.read(&request, async |r| client.kv().range(r).await).await;
+    let answer = client.ask_repeatable(&request, async |r| client.kv().range(r).await).await;
     let took = Some(start.elapsed());
     let error = match answer {
         // Who must not read has been told so by consensus.
@@ -123,7 +123,9 @@ async fn status(call: &mut Call) -> Outcome {
         let answer = match connect(&settings, &endpoint).await? {
             Ok(client) => {
                 let request = pb::StatusRequest::default();
-                client.read(&request, async |r| client.maintenance().status(r).await).await
+                client
+                    .ask_repeatable(&request, async |r| client.maintenance().status(r).await)
+                    .await
             }
             Err(error) => Err(error),
         };
@@ -147,7 +149,9 @@ async fn hash_kv(call: &mut Call) -> Outcome {
     for endpoint in endpoints(call, &settings).await? {
         let answer = match connect(&settings, &endpoint).await? {
             Ok(client) => {
-                client.read(&request, async |r| client.maintenance().hash_kv(r).await).await
+                client
+                    .ask_repeatable(&request, async |r| client.maintenance().hash_kv(r).await)
+                    .await
             }
             Err(error) => Err(error),
         };
@@ -192,7 +196,8 @@ pub(super) async fn endpoints(call: &Call, settings: &Settings) -> Outcome<Vec<S
     let client = Client::connect(settings)
         .await
         .map_err(|failure| Failure { code: failure::ERROR, ..failure })?;
-    let answer = client.read(&request, async |r| client.cluster().member_list(r).await).await;
+    let answer =
+        client.ask_repeatable(&request, async |r| client.cluster().member_list(r).await).await;
     let answer = answer.map_err(|error| {
         let reason = format!("failed to fetch endpoints from etcd cluster member list: {error}");
         Failure::new(failure::ERROR, reason)

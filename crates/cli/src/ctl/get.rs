@@ -47,7 +47,7 @@ async fn run(call: &mut Call) -> Outcome {
     let answer = if call.values.bool("stream") {
         stream(&client, &request).await
     } else {
-        client.read(&request, async |r| client.kv().range(r).await).await
+        client.ask_repeatable(&request, async |r| client.kv().range(r).await).await
     };
     let answer = answer.map_err(RequestError::fail)?;
     let mut printer = call.printer();

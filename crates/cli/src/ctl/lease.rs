@@ -97,7 +97,8 @@ async fn grant(call: &mut Call) -> Outcome {
     let request = pb::LeaseGrantRequest { ttl, id: 0 };
     let settings = call.settings()?;
     let client = Client::connect(&settings).await?;
-    let answer = client.read(&request, async |r| client.lease().lease_grant(r).await).await;
+    let answer =
+        client.ask_repeatable(&request, async |r| client.lease().lease_grant(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to grant lease ({error})"))
     })?;
@@ -109,7 +110,8 @@ async fn revoke(call: &mut Call) -> Outcome {
     let request = pb::LeaseRevokeRequest { id };
     let settings = call.settings()?;
     let client = Client::connect(&settings).await?;
-    let answer = client.read(&request, async |r| client.lease().lease_revoke(r).await).await;
+    let answer =
+        client.ask_repeatable(&request, async |r| client.lease().lease_revoke(r).await).await;
     let answer = answer.map_err(|error| {
         Failure::new(failure::ERROR, format!("failed to revoke lease ({error})"))
     })?;
@@ -123,7 +125,7 @@ async fn time_to_live(call: &mut Call) -> Outcome {
     let settings = call.settings()?;
     let client = Client::connect_unbounded(&settings).await?;
     let send = async |r| client.lease().lease_time_to_live(r).await;
-    let answer = client.read(&request, send).await.map_err(fail)?;
+    let answer = client.ask_repeatable(&request, send).await.map_err(fail)?;
     call.printer().print(&Answer::TimeToLive { answer, keys })
 }
 
@@ -131,7 +133,7 @@ async fn list(call: &mut Call) -> Outcome {
     let settings = call.settings()?;
     let client = Client::connect_unbounded(&settings).await?;
     let send = async |r| client.lease().lease_leases(r).await;
-    let answer = client.read(&pb::LeaseLeasesRequest {}, send).await.map_err(fail)?;
+    let answer = client.ask_repeatable(&pb::LeaseLeasesRequest {}, send).await.map_err(fail)?;
     call.printer().print(&Answer::Leases(answer))
 }
 

@@ -160,6 +160,7 @@ async fn list(call: &mut Call) -> Outcome {
     let request = pb::MemberListRequest { linearizable };
     let settings = call.settings()?;
     let client = Client::connect(&settings).await?;
-    let answer = client.read(&request, async |r| client.cluster().member_list(r).await).await;
+    let answer =
+        client.ask_repeatable(&request, async |r| client.cluster().member_list(r).await).await;
     call.printer().print(&Answer::Members(answer.map_err(RequestError::fail)?))
 }

@@ -31,7 +31,8 @@ async fn run(call: &mut Call) -> Outcome {
         let one = std::slice::from_ref(endpoint);
         let client = Client::connect_to(&settings, one, Some(deadline)).await?;
         let request = pb::StatusRequest {};
-        let status = client.read(&request, async |r| client.maintenance().status(r).await).await;
+        let status =
+            client.ask_repeatable(&request, async |r| client.maintenance().status(r).await).await;
         let status = status.map_err(RequestError::fail)?;
         let from = status.leader;
         if status.header.is_none_or(|header| header.member_id != from) {

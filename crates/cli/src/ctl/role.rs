@@ -147,7 +147,7 @@ async fn get(call: &mut Call) -> Outcome {
     let role = name(call, "get")?;
     let client = connect(call).await?;
     let request = pb::AuthRoleGetRequest { role };
-    let answer = client.read(&request, async |r| client.auth().role_get(r).await).await;
+    let answer = client.ask_repeatable(&request, async |r| client.auth().role_get(r).await).await;
     let answer = answer.map_err(RequestError::fail)?;
     call.printer().print_auth(&AuthAnswer::Role { name: request.role, answer })
 }
@@ -158,7 +158,7 @@ async fn list(call: &mut Call) -> Outcome {
     }
     let client = connect(call).await?;
     let request = pb::AuthRoleListRequest {};
-    let answer = client.read(&request, async |r| client.auth().role_list(r).await).await;
+    let answer = client.ask_repeatable(&request, async |r| client.auth().role_list(r).await).await;
     call.printer().print_auth(&AuthAnswer::Roles(answer.map_err(RequestError::fail)?))
 }
 

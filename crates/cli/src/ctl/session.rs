@@ -65,7 +65,7 @@ impl Session {
         let client = Client::connect_unbounded(&settings).await?;
         let request = pb::LeaseGrantRequest { ttl, id: 0 };
         let send = async |r| client.lease().lease_grant(r).await;
-        let granted = client.read(&request, send).await.map_err(fail)?;
+        let granted = client.ask_repeatable(&request, send).await.map_err(fail)?;
         let (sender, lost) = watch::channel(false);
         let (lease, kept) = (granted.id, Rc::clone(&settings));
         tokio::task::spawn_local(async move {
@@ -146,7 +146,7 @@ impl Session {
         &self,
         request: &pb::RangeRequest,
     ) -> Result<pb::RangeResponse, RequestError> {
-        self.client.read(request, async |r| self.client.kv().range(r).await).await
+        self.client.ask_repeatable(request, async |r| self.client.kv().range(r).await).await
     }
 
     /// Waits until no key in the line under `prefix` is older than `revision`.

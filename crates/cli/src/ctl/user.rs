@@ -166,7 +166,7 @@ async fn get(call: &mut Call) -> Outcome {
     let name = name(call, "get")?;
     let client = connect(call).await?;
     let request = pb::AuthUserGetRequest { name };
-    let answer = client.read(&request, async |r| client.auth().user_get(r).await).await;
+    let answer = client.ask_repeatable(&request, async |r| client.auth().user_get(r).await).await;
     let answer = answer.map_err(RequestError::fail)?;
     let name = request.name;
     if !call.values.bool("detail") {
@@ -177,7 +177,8 @@ async fn get(call: &mut Call) -> Outcome {
     for name in answer.roles {
         print(b"\n")?;
         let request = pb::AuthRoleGetRequest { role: name };
-        let answer = client.read(&request, async |r| client.auth().role_get(r).await).await;
+        let answer =
+            client.ask_repeatable(&request, async |r| client.auth().role_get(r).await).await;
         let answer = answer.map_err(RequestError::fail)?;
         call.printer().print_auth(&AuthAnswer::Role { name: request.role, answer })?;
     }
@@ -190,7 +191,7 @@ async fn list(call: &mut Call) -> Outcome {
     }
     let client = connect(call).await?;
     let request = pb::AuthUserListRequest {};
-    let answer = client.read(&request, async |r| client.auth().user_list(r).await).await;
+    let answer = client.ask_repeatable(&request, async |r| client.auth().user_list(r).await).await;
     call.printer().print_auth(&AuthAnswer::Users(answer.map_err(RequestError::fail)?))
 }
 

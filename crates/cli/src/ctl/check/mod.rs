@@ -103,7 +103,7 @@ async fn begin(
     let (key, range_end) = every_key(prefix.as_bytes());
     let request = pb::RangeRequest { key, range_end, limit: 1, ..Default::default() };
     let send = async |r| client.kv().range(r).await;
-    let answer = client.read(&request, send).await.map_err(fail)?;
+    let answer = client.ask_repeatable(&request, send).await.map_err(fail)?;
     if !answer.kvs.is_empty() {
         let quoted = go::quote(prefix.as_bytes());
         let reason = format!(

@@ -227,7 +227,7 @@ impl<'a> Pages<'a> {
         };
         let client = self.client;
         let send = async |r| client.kv().range(r).await;
-        let answer = bounded(REQUEST_TIME_MAX, client.read(&request, send)).await?;
+        let answer = bounded(REQUEST_TIME_MAX, client.ask_repeatable(&request, send)).await?;
         if self.revision_first == 0 {
             self.revision_first = answer.header.unwrap_or_default().revision;
         }

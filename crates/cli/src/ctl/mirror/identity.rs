@@ -62,7 +62,7 @@ async fn of_source(mirror: &Mirror, source: &Client) -> Result<Seen, RequestErro
     let (key, _) = mirror.map.source();
     let request = pb::RangeRequest { key, keys_only: true, ..Default::default() };
     let send = async |r| source.kv().range(r).await;
-    let answer = bounded(REQUEST_TIME_MAX, source.read(&request, send)).await?;
+    let answer = bounded(REQUEST_TIME_MAX, source.ask_repeatable(&request, send)).await?;
     let header = answer.header.unwrap_or_default();
     Ok(Seen { cluster_id: header.cluster_id, revision: header.revision })
 }
@@ -72,7 +72,7 @@ async fn of_source(mirror: &Mirror, source: &Client) -> Result<Seen, RequestErro
 async fn cluster_id(destination: &Client) -> Result<u64, RequestError> {
     let send = async |r| destination.kv().txn(r).await;
     let request = pb::TxnRequest::default();
-    let answer = bounded(REQUEST_TIME_MAX, destination.read(&request, send)).await?;
+    let answer = bounded(REQUEST_TIME_MAX, destination.ask_repeatable(&request, send)).await?;
     Ok(answer.header.unwrap_or_default().cluster_id)
 }
 
